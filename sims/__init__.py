@@ -1,0 +1,1 @@
+"""Measurements: train and run models, and compare them with what `theory` predicts."""

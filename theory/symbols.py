@@ -1,0 +1,117 @@
+"""One name, one meaning: every symbol of the project, its LaTeX and its name in code.
+
+No symbol is made anywhere else: derivations take theirs from here, and the book prints its notation from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import sympy
+
+
+@dataclass(frozen=True)
+class Notation:
+    """A symbol, how it is written, what it is called in code, and what it means (with its unit, if any)."""
+
+    symbol: sympy.Symbol
+    latex: str
+    code_name: str
+    meaning: str
+
+
+def _symbol(latex: str, **assumptions: bool) -> sympy.Symbol:
+    return sympy.Symbol(latex, **assumptions)
+
+
+_ENTRIES = (
+    Notation(
+        _symbol("n", positive=True),
+        "n",
+        "n_tokens",
+        "number of tokens a memory stores, the noise token apart",
+    ),
+    Notation(
+        _symbol(r"\alpha", positive=True),
+        r"\alpha",
+        "noise_level",
+        "probability that a label is the noise token",
+    ),
+    Notation(
+        _symbol("t", nonnegative=True),
+        "t",
+        "flow_time",
+        "time of gradient flow: learning rate × number of steps, divided by 1 − momentum",
+    ),
+    Notation(_symbol(r"\eta", positive=True), r"\eta", "learning_rate", "learning rate of gradient descent"),
+    Notation(_symbol(r"\mu", nonnegative=True), r"\mu", "momentum", "heavy-ball momentum, in [0, 1)"),
+    Notation(_symbol("B_s", positive=True), "B_s", "batch_size", "number of samples in a minibatch"),
+    Notation(
+        _symbol("d", positive=True),
+        "d",
+        "width",
+        "dimension of embeddings and unembeddings (of the weight matrix)",
+    ),
+    Notation(_symbol("a", real=True), "a", "diagonal", "logit of the correct token, one for every key"),
+    Notation(
+        _symbol("b", real=True), "b", "off_diagonal", "logit of every wrong token other than the noise token"
+    ),
+    Notation(_symbol("g", real=True), "g", "noise", "logit of the noise token"),
+    Notation(
+        _symbol("L", real=True), "L", "logits", "matrix of logits, (n+1) × n: rows are labels, columns keys"
+    ),
+    Notation(_symbol("p_a", positive=True), "p_a", "correct", "probability of the correct token"),
+    Notation(
+        _symbol("p_b", positive=True), "p_b", "other / (n_tokens − 1)", "probability of one wrong token"
+    ),
+    Notation(
+        _symbol("p_c", positive=True), "p_c", "noise (of probabilities)", "probability of the noise token"
+    ),
+    Notation(
+        _symbol(r"s_\perp", nonnegative=True),
+        r"s_\perp",
+        "signal_singular_value",
+        "singular value of the signal space, multiplicity n − 1",
+    ),
+    Notation(
+        _symbol("s_1", nonnegative=True),
+        "s_1",
+        "noise_singular_value",
+        "singular value of the one noise component",
+    ),
+    Notation(
+        _symbol(r"\tau", positive=True),
+        r"\tau",
+        "clock",
+        "clock of the exact solution, exp(−(n+1) b / 2); 1 at the start",
+    ),
+    Notation(
+        _symbol("q", positive=True),
+        "q",
+        "riccati",
+        "exp((a − g) / 2), which solves a Riccati equation in the clock",
+    ),
+    Notation(_symbol("A", real=True), "A", "drift", "(1 − 2α)(n − 1)/(n + 1), first Riccati coefficient"),
+    Notation(_symbol("B", positive=True), "B", "growth", "2(1 − α)/(n + 1), second Riccati coefficient"),
+    Notation(_symbol("C", positive=True), "C", "decay", "2α/(n + 1), third Riccati coefficient"),
+    Notation(
+        _symbol(r"\nu", positive=True), r"\nu", "order", "order of the Bessel functions, (1 + A)/2, in (0, 1)"
+    ),
+    Notation(_symbol("k", positive=True), "k", "wave_number", "√(B C), which scales the Bessel argument"),
+    Notation(_symbol("y", positive=True), "y", "bessel_solution", "linear solution with q = y′ / (C y)"),
+)
+
+SYMBOLS: Mapping[str, Notation] = MappingProxyType({entry.latex: entry for entry in _ENTRIES})
+"""Every notation by its LaTeX."""
+
+
+def symbol(latex: str) -> sympy.Symbol:
+    """The one SymPy symbol written as `latex`; KeyError when the project has none of that name."""
+    return SYMBOLS[latex].symbol
+
+
+def table() -> list[tuple[str, str, str]]:
+    """Rows (LaTeX, name in code, meaning), in the order in which the book introduces them."""
+    return [(entry.latex, entry.code_name, entry.meaning) for entry in _ENTRIES]

@@ -1,12 +1,11 @@
 """The noisy linear associative memory, solved exactly.
 
-`gradient_flow` is the headline: the logits at every size and time. The other names are read off it: singular values and their
-crossing (`spectrum`), predictions before and after surgery (`surgery`), the phase diagram (`phases`), late-time laws (`laws`),
-finite steps and minibatches (`descent`), finite width (`embeddings`); `derivation` proves it in SymPy, `high_precision` evaluates
-it to any number of digits.
+`gradient_flow` is the headline: the logits at every size and time. The rest is read off it: singular values and
+their crossing (`spectrum`), predictions before and after surgery (`surgery`), the phase diagram
+(`phase_diagram`), late-time laws (`laws`), finite steps and minibatches (`descent`), finite width
+(`embeddings`). `proof` derives it in SymPy, `high_precision` evaluates it to any number of digits.
 """
 
-from theory.associative_memory.derivation import derivation, residuals
 from theory.associative_memory.descent import (
     corrected_flow,
     first_order_correction,
@@ -19,7 +18,8 @@ from theory.associative_memory.embeddings import LogitSpread, logit_spread
 from theory.associative_memory.flow import GradientFlow, excess_noise, gradient_flow
 from theory.associative_memory.high_precision import ExactState, exact_state
 from theory.associative_memory.laws import late_flow, late_noise_without_component, late_time
-from theory.associative_memory.phases import DEFAULT_THRESHOLD, Phase, phases
+from theory.associative_memory.phase_diagram import DEFAULT_THRESHOLD, Phase, phases
+from theory.associative_memory.proof import derivation, residuals
 from theory.associative_memory.riccati import Riccati
 from theory.associative_memory.spectrum import (
     CertifiedRoot,

@@ -7,6 +7,9 @@ Minibatches add noise: of all logits only u_x = L(x,x) − L(noise,x) becomes st
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from numbers import Integral, Real
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import integrate
@@ -18,10 +21,27 @@ from theory.problems import AssociativeMemory
 
 def check_descent(learning_rate: float, momentum: float = 0.0) -> None:
     """ValueError unless learning_rate > 0 and 0 ≤ momentum < 1."""
-    if not (np.isfinite(learning_rate) and learning_rate > 0):
-        raise ValueError(f"learning_rate is {learning_rate}; it must be finite and above 0.")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum is {momentum}; it must be in [0, 1).")
+    if not (isinstance(learning_rate, Real) and np.isfinite(learning_rate) and learning_rate > 0):
+        raise ValueError(f"learning_rate is {learning_rate!r}; it must be a finite number above 0.")
+    if not (isinstance(momentum, Real) and 0 <= momentum < 1):
+        raise ValueError(f"momentum is {momentum!r}; it must be a number in [0, 1).")
+
+
+def integrate_to(
+    rhs: Callable[[float, np.ndarray], np.ndarray],
+    start: np.ndarray,
+    times: np.ndarray,
+    rtol: float,
+    atol: float,
+) -> np.ndarray:
+    """Solution of state′ = rhs(t, state) from `start` at t = 0, at sorted `times`, shape (state, times)."""
+    distinct, place = np.unique(times, return_inverse=True)
+    if distinct.size == 0 or distinct[-1] == 0:
+        return np.repeat(start[:, None], times.size, axis=1)
+    solved = integrate.solve_ivp(
+        rhs, (0, distinct[-1]), start, t_eval=distinct, method="LSODA", rtol=rtol, atol=atol
+    )
+    return np.asarray(solved.y)[:, place]
 
 
 def _rates(problem: AssociativeMemory, diagonal: float, noise: float) -> np.ndarray:
@@ -44,10 +64,11 @@ def gradient_descent(
     Raises ValueError on bad arguments. Cost: some 5 µs a step, whatever n. Book label `prop-finite-step`.
     """
     check_descent(learning_rate, momentum)
-    wanted = check_times(steps)
+    wanted = check_times(steps, "steps")
     flat = np.atleast_1d(wanted).astype(int)
     if np.any(flat != np.atleast_1d(wanted)):
-        raise ValueError("steps must be whole numbers.")
+        fraction = np.atleast_1d(wanted)[flat != np.atleast_1d(wanted)][0]
+        raise ValueError(f"steps contains {fraction}; all must be whole numbers.")
     n = problem.n_tokens
     state, velocity = np.zeros(2), np.zeros(2)
     kept = np.zeros((flat.size, 2))
@@ -92,12 +113,7 @@ def first_order_correction(
         return np.concatenate([rate, matrix @ (state[2:] - factor * rate)])
 
     start = np.concatenate([np.zeros(2), -delay * _rates(problem, 0.0, 0.0)])
-    if flat[-1] == 0:
-        solution = np.repeat(start[:, None], flat.size, axis=1)
-    else:
-        solution = integrate.solve_ivp(
-            rhs, (0, flat[-1]), start, t_eval=flat, method="LSODA", rtol=1e-9, atol=1e-13
-        ).y
+    solution = integrate_to(rhs, start, flat, rtol=1e-9, atol=1e-13)
     diagonal, noise = (solution[i].reshape(array.shape) for i in (2, 3))
     off = -(diagonal + noise) / (n - 1) if n > 1 else np.zeros_like(noise)
     return GradientFlow(problem, array, diagonal, off, noise)
@@ -142,8 +158,8 @@ def stationary_variance(
     a variance ≪ 1, as the force is linearised, and 0 < α < 1 (ValueError). All other logits drift like ln t for ever.
     """
     check_descent(learning_rate, momentum)
-    if isinstance(batch_size, bool) or batch_size < 1 or batch_size != int(batch_size):
-        raise ValueError(f"batch_size is {batch_size}; it must be an integer, at least 1.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; it must be an integer, at least 1.")
     if problem.noise_level == 0:
         raise ValueError("noise_level is 0; a stationary variance needs noise_level > 0.")
     leading = learning_rate / (batch_size * (1 - momentum))

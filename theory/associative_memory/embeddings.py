@@ -14,11 +14,12 @@ along the exact flow (book label `prop-embeddings`). The expansion parameter is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import integrate
 
+from theory.associative_memory.descent import integrate_to
 from theory.associative_memory.flow import check_times
 from theory.associative_memory.surgery import softmax_probabilities
 from theory.problems import AssociativeMemory
@@ -47,7 +48,7 @@ def logit_spread(problem: AssociativeMemory, width: int, times: ArrayLike) -> Lo
     n = problem.n_tokens
     if n < 2:
         raise ValueError(f"n_tokens is {n}; the spread is derived for n_tokens >= 2.")
-    if isinstance(width, bool) or width < 1 or width != int(width):
+    if isinstance(width, bool) or not isinstance(width, Integral) or width < 1:
         raise ValueError(f"width is {width!r}; it must be an integer, at least 1.")
     array = check_times(times)
     flat = np.atleast_1d(array)
@@ -66,12 +67,7 @@ def logit_spread(problem: AssociativeMemory, width: int, times: ArrayLike) -> Lo
         return np.concatenate([[f_a, f_c], (change + _sources(n, f_a, f_b, f_c)).ravel()])
 
     start = np.zeros(2 + 3 * _SOURCES)
-    if flat[-1] == 0:
-        solution = np.repeat(start[:, None], flat.size, axis=1)
-    else:
-        solution = integrate.solve_ivp(
-            rhs, (0, flat[-1]), start, t_eval=flat, method="LSODA", rtol=1e-8, atol=1e-12
-        ).y
+    solution = integrate_to(rhs, start, flat, rtol=1e-8, atol=1e-12)
     response = solution[2:].reshape(3, _SOURCES, flat.size)
     variances = _source_variances(n)[:, None] / width
     readouts = response[0], response[2], response[0] - response[2]

@@ -54,22 +54,25 @@ class GradientFlow:
     noise: np.ndarray
 
 
-def check_times(times: ArrayLike) -> np.ndarray:
+def check_times(times: ArrayLike, name: str = "times") -> np.ndarray:
     """`times` as a float64 array; ValueError unless it has at most one axis and is finite, non-negative and sorted."""
     try:
         array = np.array(times, dtype=float)
+        kind = np.asarray(times).dtype.kind
     except (TypeError, ValueError):
-        raise ValueError(f"times is {times!r}; it must be an array of numbers.") from None
+        kind = "U"
+    if kind not in "iufO" or times is None:
+        raise ValueError(f"{name} is {times!r}; it must be an array of numbers.")
     if array.ndim > 1:
-        raise ValueError(f"times has {array.ndim} axes; it must be a number or have one axis.")
+        raise ValueError(f"{name} has {array.ndim} axes; it must be a number or have one axis.")
     if not np.all(np.isfinite(array)):
-        raise ValueError(f"times contains {array[~np.isfinite(array)].flat[0]}; all must be finite.")
+        raise ValueError(f"{name} contains {array[~np.isfinite(array)].flat[0]}; all must be finite.")
     if np.any(array < 0):
-        raise ValueError(f"times contains {array[array < 0].flat[0]}; all must be at least 0.")
+        raise ValueError(f"{name} contains {array[array < 0].flat[0]}; all must be at least 0.")
     if array.ndim and np.any(np.diff(array) < 0):
         where = int(np.argmax(np.diff(array) < 0))
         raise ValueError(
-            f"times is not sorted: {array[where + 1]} comes after {array[where]}; times must not decrease."
+            f"{name} is not sorted: {array[where + 1]} comes after {array[where]}; {name} must not decrease."
         )
     return array
 
@@ -93,12 +96,11 @@ def gradient_flow(problem: AssociativeMemory, times: ArrayLike) -> GradientFlow:
     early = scaled <= _TAYLOR_LIMIT
     diagonal[early], noise[early] = _taylor(problem, scaled[early])
     if not early.all():
-        solve = _noiseless if problem.noise_level == 0 else _panels
+        # Noise moves a logit by at most α t/n: too little to see, where the Bessel functions would underflow.
+        solve = _noiseless if problem.noise_level * flat[-1] * problem.n_classes < 1e-30 else _panels
         diagonal[~early], noise[~early] = solve(problem, flat[~early])
-    if problem.n_tokens == 1:
-        off_diagonal = np.zeros_like(flat)
-    else:
-        off_diagonal = -(diagonal + noise) / (problem.n_tokens - 1)
+    others = problem.n_tokens - 1
+    off_diagonal = -(diagonal + noise) / others if others else np.zeros_like(flat)
     return GradientFlow(
         problem,
         array,
@@ -230,7 +232,7 @@ class _ClockPanels:
     def trusted(self, reliable: np.ndarray, log_clock: np.ndarray) -> np.ndarray:
         """Whether every node of the panel of each `log_clock` is reliable."""
         panel = np.clip((log_clock / self.width).astype(int), 0, self.count - 1)
-        return reliable.all(axis=1)[panel]
+        return np.asarray(reliable.all(axis=1))[panel]
 
 
 def _legendre_tables(

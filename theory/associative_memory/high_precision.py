@@ -54,12 +54,15 @@ def exact_state(problem: AssociativeMemory, time: float | str | mpf, digits: int
     """
     if not 0 < problem.noise_level < 1:
         raise ValueError(f"noise_level is {problem.noise_level}; the closed form needs it in (0, 1).")
-    with mpmath.workdps(2 * digits + 30):
+    target = mpf(time)
+    if not (mpmath.isfinite(target) and target >= 0):
+        raise ValueError(f"time is {time}; it must be finite and at least 0.")
+    if target == 0:
+        return ExactState(mpf(0), mpf(0), mpf(0), mpf(0))
+    # The closed form divides by B and C and, early, subtracts numbers near 1 that differ by about t/n.
+    smallest = min(problem.noise_level, 1 - problem.noise_level) * min(target, 1) / problem.n_tokens
+    with mpmath.workdps(2 * digits + 30 - int(mpmath.log10(smallest))):
         target = mpf(time)
-        if target < 0:
-            raise ValueError(f"time is {time}; it must be at least 0.")
-        if target == 0:
-            return ExactState(mpf(0), mpf(0), mpf(0), mpf(0))
         n = mpf(problem.n_tokens)
         low, high = mpf(0), mpmath.log1p(target * (n + 1) / (4 * n))
         if n > 1:

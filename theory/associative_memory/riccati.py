@@ -94,7 +94,7 @@ class Riccati:
 
     def log_q(self, log_clock: np.ndarray) -> np.ndarray:
         """ln q = (a − g)/2 at ln τ = `log_clock` ≥ 0 (any shape), absolute error of a few 1e-15. Cost: four Bessel calls."""
-        x = self.wave_number * np.exp(np.asarray(log_clock, dtype=float))
+        x = self.wave_number * np.exp(np.minimum(log_clock, 690.0))  # ln q has long reached its limit there
         nu, mu = self.order, self.conjugate_order
         c1, c2, conjugate = self._weights
         level = 0.5 * (np.log1p(-self.problem.noise_level) - np.log(self.problem.noise_level))

@@ -82,9 +82,12 @@ def _crossing_log_clock(problem: AssociativeMemory) -> float:
     def lead(log_clock: float) -> float:
         return float(riccati.log_q(np.array(log_clock))) / log_clock - (1 - 2 / m)
 
+    late = math.copysign(1.0, 2 / m - 1)
     high = max(1.0, 2 * abs(level) * m / abs(m - 2))
+    while lead(high) * late <= 0:
+        high *= 2
     low = high
-    while lead(low) * lead(high) > 0 and low > 1e-12:
+    while lead(low) * late > 0 and low > 1e-12:
         low /= 2
     return float(optimize.brentq(lead, low, high, xtol=1e-15 * high, rtol=1e-14))
 

@@ -33,7 +33,7 @@ class AssociativeMemory:
             raise ValueError(f"n_tokens is {self.n_tokens}; it must be at least 1.")
         if isinstance(self.noise_level, bool) or not isinstance(self.noise_level, Real):
             raise ValueError(f"noise_level is {self.noise_level!r}; it must be a number in [0, 1).")
-        if not (math.isfinite(self.noise_level) and 0 <= self.noise_level < 1):
+        if not (math.isfinite(self.noise_level) and self.noise_level >= 0 and float(self.noise_level) < 1):
             raise ValueError(f"noise_level is {self.noise_level}; it must be in [0, 1).")
         object.__setattr__(self, "n_tokens", int(self.n_tokens))
         object.__setattr__(self, "noise_level", float(self.noise_level))

@@ -9,6 +9,7 @@ does anything worth the name; and where g < 0 removal of the component *raises* 
 from __future__ import annotations
 
 from enum import IntEnum
+from numbers import Real
 
 import numpy as np
 
@@ -39,8 +40,8 @@ def phases(flow: GradientFlow, threshold: float = DEFAULT_THRESHOLD) -> np.ndarr
 
     For α = 0 there is nothing to remove: the noise logit is negative and every t > 0 is `RAISES`.
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold is {threshold}; it must be between 0 and 1.")
+    if not (isinstance(threshold, Real) and 0 < threshold < 1):
+        raise ValueError(f"threshold is {threshold!r}; it must be a number between 0 and 1.")
     limit = threshold * flow.problem.noise_level
     before, after = probabilities(flow).noise, probabilities_without_noise(flow).noise
     order = component_order(flow)

@@ -1,0 +1,1 @@
+"""Probes: pure functions of captured values."""

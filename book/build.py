@@ -68,9 +68,10 @@ def main() -> int:
             figures = {one.name: set(one.figures) for one in experiments}
             claims = {claim.id for one in experiments for claim in one.claims}
             refuse(wrong_names(pages, figures, claims))
+            seconds = run_stale_pages(pages, chosen, options.live)
+            # After the pages, whose runs may be what a claim was waiting for.
             for name in write_generated_pages(experiments, pages):
                 print(f"written     {name}")
-            seconds = run_stale_pages(pages, chosen, options.live)
             build_pages()
             check_pages(pages)
         except (ValueError, OSError) as error:
@@ -120,28 +121,26 @@ def run_stale_pages(pages: list[Page], chosen: Page | None, live: bool) -> dict[
     digests: dict[str, dict[str, str]] = json.loads(DIGESTS.read_text()) if DIGESTS.is_file() else {}
     runnable = [page for page in pages if page.has_cells]
     now = {page.name: file_digests(page) for page in runnable}
-    waiting = []
     for page in runnable:
-        run = cached_run(cache, page)
         reasons = changes(digests.get(page.name), now[page.name])
+        run = cached_run(cache, page)
         if run is None:
-            reasons = (
-                ["its cells changed"]
-                if page.name in digests and not reasons
-                else reasons or ["it has no cached run"]
-            )
-        if chosen is not None:
-            if page == chosen:
-                reasons = ["it was asked for" + (", live" if live else "")]
-            elif run is not None and reasons:
-                print(f"left alone  {page.name}, though {reasons[0]}")
-                continue
+            reasons = reasons or ["its cells changed"]
+        elif chosen is None and reasons:
+            cache.remove_cache(run)
+        elif page == chosen:
+            reasons = ["it was asked for" + (", live" if live else "")]
+            cache.remove_cache(run)
+        elif reasons:
+            print(f"left alone  {page.name}, though {reasons[0]}")
+            continue
         if reasons:
-            print(f"stale       {page.name}: {'; '.join(reasons)}")
-            if run is not None:
-                cache.remove_cache(run)
-            forget_parsed(page)
-            waiting.append(page)
+            more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+            print(f"stale       {page.name}: {'; '.join(reasons[:3])}{more}", flush=True)
+    # Asked again, because two pages with the same cells share one cached run.
+    waiting = [page for page in runnable if cached_run(cache, page) is None]
+    for page in waiting:
+        forget_parsed(page)
 
     def keep(page: Page, seconds: float) -> None:
         cache.add_nb_to_project(str(page.path), read_data={"name": "myst_nb_md", "type": "plugin"})
@@ -184,7 +183,9 @@ async def execute(pages: list[Page], keep: Callable[[Page, float], None]) -> lis
     async def run(page: Page) -> str | None:
         async with places:
             where = {"metadata": {"path": str(BOOK)}}
-            client = NotebookClient(page.notebook, timeout=SECONDS_A_PAGE, resources=where, config=KERNEL)
+            client = NotebookClient(
+                page.notebook, timeout=SECONDS_A_PAGE, resources=where, record_timing=False, config=KERNEL
+            )
             started = time.perf_counter()
             try:
                 await client.async_execute()

@@ -146,7 +146,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for name in about.get("set_aside", []):
         print(f"a corrupt record was set aside as {name}, and its run made again")
     print(claims.table(outcome.claims))
-    print(f"agreement: {outcome.agreement or 'no variable that must agree'}")
+    print(f"agreement: {outcome.agreement or 'no prediction to compare'}")
     if arguments.record:
         print(f"recorded in {recorded.write_recorded(outcome)}")
     return 0

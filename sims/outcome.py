@@ -83,11 +83,12 @@ class Outcome:
     @cached_property
     def agreement(self) -> agreement.Agreement | None:
         """The worst disagreement in the variables that the experiment says must agree; None when there are
-        none."""
+        none, or when none of them has a prediction (all NaN)."""
         compared = self.plan.experiment.compared
-        if compared is None and not set(self.measured.data_vars) & set(self.predicted.data_vars):
-            return None
-        if compared is not None and not compared:
+        shared = [name for name in self.predicted.data_vars if name in self.measured.data_vars]
+        if not any(
+            self.predicted[name].notnull().any() for name in (shared if compared is None else compared)
+        ):
             return None
         return agreement.compare(self.measured, self.predicted, bias=compared, variables=compared)
 
@@ -103,7 +104,12 @@ class Outcome:
         figures = self.plan.experiment.figures
         if name not in figures:
             raise ValueError(f"figure is {name!r}; {self.name} has: {', '.join(figures) or 'none'}.")
-        return figures[name](self)
+        import matplotlib as mpl
+
+        from sims.plotting import STYLE
+
+        with mpl.rc_context(STYLE):
+            return figures[name](self)
 
     def _lines(self) -> list[tuple[str, str]]:
         grid = ", ".join(f"{name} ({len(values)})" for name, values in self.plan.grid.items()) or "no grid"

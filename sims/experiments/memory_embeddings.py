@@ -124,14 +124,19 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
 
 
 def predict(config: Config) -> xr.Dataset:
-    """Means are those of the flow; `…_spread` are standard deviations to leading order in 1/width; cuts as if orthonormal."""
+    """Theory's side.
+
+    `noise_mean` is the flow's logit, expected to hold at widths of at least 16 n (NaN below); `…_centre` the flow at any width;
+    `…_spread` standard deviations to leading order in 1/width; predictions and cuts are those of orthonormal embeddings.
+    """
     problem, times = config.problem, config.times * config.n_tokens
     flow = theory.corrected_flow(problem, config.flow_step * config.n_tokens, times)
     spread = theory.logit_spread(problem, config.width, times)
     dropped = theory.probabilities_without_noise(flow)
     values = {
-        "noise_mean": flow.noise,
-        "diagonal_mean": flow.diagonal,
+        "noise_mean": flow.noise if config.width >= 16 * config.n_tokens else np.full(len(times), np.nan),
+        "noise_centre": flow.noise,
+        "diagonal_centre": flow.diagonal,
         "diagonal_spread": spread.diagonal,
         "noise_spread": spread.noise,
         "full_noise_probability": theory.probabilities(flow).noise,
@@ -158,10 +163,10 @@ def spreads(outcome: Outcome, name: str) -> tuple[xr.DataArray, xr.DataArray]:
 
     The error is that of a root mean square over seeds, each seed's keys being one observation.
     """
-    centre = outcome.predicted[f"{name}_mean"]
+    centre = outcome.predicted[f"{name}_centre"]
     squares = ((outcome.measured[name] - centre) ** 2).mean("key")
     count = squares.sizes["seed"]
-    spread = np.sqrt(squares.mean("seed"))
+    spread = squares.mean("seed") ** 0.5
     error = squares.std("seed", ddof=1) / np.sqrt(count) / (2 * spread)
     return spread, error
 

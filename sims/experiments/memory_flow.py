@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sims import plotting
-from sims.contract import Claim, Finding, Scale
+from sims.contract import Claim, Finding, Scale, Verdict
 from sims.models.associative_memory import build, check_width
 from sims.outcome import Outcome
 from sims.probes import associative_memory as probes
@@ -169,7 +169,7 @@ def _worst_over_cells(gap: xr.DataArray) -> np.ndarray:
     return np.asarray(abs(gap).max([str(name) for name in gap.dims if name != "seed"]))
 
 
-def _verdict(value: float, interval: tuple[float, float], limit: float) -> str:
+def _verdict(value: float, interval: tuple[float, float], limit: float) -> Verdict:
     return "holds" if max(value, interval[1] if np.isfinite(interval[1]) else value) <= limit else "fails"
 
 
@@ -204,11 +204,11 @@ def crossing_times(outcome: Outcome) -> dict[tuple[int, float], tuple[float, flo
     """(n_tokens, noise_level) → (predicted crossing over n, last time, measured crossings over n by seed; NaN where none)."""
     found = {}
     measured = outcome.measured
-    lead = np.log(measured["noise_singular_value"] / measured["signal_singular_value"])
+    ratio = measured["noise_singular_value"] / measured["signal_singular_value"]
     time = np.log(measured["time"].values)
     for n in measured["n_tokens"].values:
         for level in measured["noise_level"].values:
-            rows = lead.sel(n_tokens=n, noise_level=level).transpose("seed", "time").values
+            rows = np.log(ratio.sel(n_tokens=n, noise_level=level).transpose("seed", "time").values)
             crossings = []
             for row in rows:
                 changes = np.flatnonzero(np.sign(row[1:]) * np.sign(row[:-1]) < 0)
@@ -239,7 +239,7 @@ def _crosses(outcome: Outcome) -> Finding:
     if not errors:
         return Finding(np.nan, (np.nan, np.nan), 0.0, "not_measured", "no cell crosses within the run")
     value, interval = mean_interval(np.max(errors, axis=0))
-    verdict = "holds" if wrong == 0 and _verdict(value, interval, 0.03) == "holds" else "fails"
+    verdict: Verdict = "holds" if wrong == 0 and _verdict(value, interval, 0.03) == "holds" else "fails"
     return Finding(
         value,
         interval,

@@ -255,17 +255,20 @@ def deviation(outcome: Outcome) -> Figure:
         )
         plotting.draw_simulation(left, gap, steps, color=colour)
         late = outcome.measured["jump"].sel(at).isel(time=-1)
-        plotting.draw_simulation(right, late, steps, color=colour, label=f"momentum {momentum:g}")
+        plotting.draw_simulation(
+            right, late.clip(min=SMALLEST_JUMP), steps, color=colour, label=f"momentum {momentum:g}"
+        )
         limit = float(steps[0] / outcome.predicted["over_limit"].sel(at).isel(time=0, flow_step=0))
         if limit < 2 * steps[-1]:
             right.axvline(limit, color=colour, linestyle=":", linewidth=1.2)
     plotting.label_axes(
         left, title="distance from the flow", x="flow step over $n$", y="$|\\Delta g|$ (nats)", log="xy"
     )
-    plotting.label_axes(right, title="late jump in one step", x="flow step over $n$", y="nats", log="x")
-    right.set_yscale("symlog", linthresh=1e-4)
+    plotting.label_axes(right, title="late jump in one step", x="flow step over $n$", y="nats", log="xy")
     plotting.shared_legend(figure, left)
     return figure
 
 
+SMALLEST_JUMP = 1e-6
+"""Jumps below this, rounding, are drawn at it."""
 FIGURES = {"deviation": deviation}

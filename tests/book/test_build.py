@@ -229,6 +229,24 @@ def test_only_stale_pages_run_again(
     assert json.loads(build.DIGESTS.read_text())["first"] == {"theory/symbols.py": "new"}
 
 
+def test_pages_with_the_same_cells_both_run(empty_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share one cached run, so what makes one stale takes the other's run away too."""
+    twins = [write_page(empty_build, name, cell("1 + 1")) for name in ("one", "two")]
+    runs: list[set[str]] = []
+
+    async def pretend(waiting: list[pages.Page], keep: Callable[[pages.Page, float], None]) -> list[str]:
+        runs.append({page.name for page in waiting})
+        for page in waiting:
+            keep(page, 1.0)
+        return []
+
+    monkeypatch.setattr(build, "execute", pretend)
+    monkeypatch.setattr(build, "file_digests", lambda _page: {})
+    build.run_stale_pages(twins, None, False)
+    build.run_stale_pages(twins, twins[0], True)
+    assert runs == [{"one", "two"}, {"one", "two"}]
+
+
 def test_pages_really_run_and_a_failing_one_stops_the_build(
     empty_build: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +258,15 @@ def test_pages_really_run_and_a_failing_one_stops_the_build(
         build.run_stale_pages([good, bad], None, False)
     assert list(json.loads(build.DIGESTS.read_text())) == ["good"]  # what succeeded is kept
     (empty_build / "bad.md").unlink()
-    assert set(build.run_stale_pages([good], None, False)) == {"good"}
+
+    async def nothing_waits(
+        waiting: list[pages.Page], _keep: Callable[[pages.Page, float], None]
+    ) -> list[str]:
+        assert waiting == []  # the run was found again
+        return []
+
+    monkeypatch.setattr(build, "execute", nothing_waits)
+    assert set(build.run_stale_pages([pages.Page("good", good.path)], None, False)) == {"good"}
 
 
 @pytest.mark.parametrize(
@@ -287,13 +313,8 @@ ROW = {
 
 
 def test_claims_page_shows_every_claim_with_its_label() -> None:
-    text = generated_pages.claims_page(
-        [
-            ROW,
-            {**ROW, "id": "A1", "verdict": "fails", "scale": "paper", "paper": "arXiv 2406.03068, extended"},
-        ],
-        [],
-    )
+    refuted = {**ROW, "id": "A1", "verdict": "fails", "scale": "paper", "paper": "arXiv 2406.03068, extended"}
+    text = generated_pages.claims_page([ROW, refuted], [])
     assert (
         "Of 2 claims: 1 [fails]{.verdict .verdict-fails}, 1 [not measured]{.verdict .verdict-not-measured}."
         in text
@@ -330,3 +351,35 @@ def test_generated_pages_are_written_only_when_they_change(
     rows.append({**ROW, "id": "A1"})
     assert generated_pages.write_generated_pages([], [], tmp_path) == ["generated/claims"]
     shutil.rmtree(tmp_path / "generated")
+
+
+def test_the_ledger_is_computed_again_only_when_something_it_rests_on_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def compute() -> list[object]:
+        calls.append(1)
+        return []
+
+    monkeypatch.setattr(generated_pages.claims, "ledger", compute)
+    monkeypatch.setenv("RECALL_AND_REASON_RESULTS", str(tmp_path / "store"))
+    kept = tmp_path / "ledger.json"
+    assert generated_pages.ledger(kept) == []
+    assert generated_pages.ledger(kept) == []
+    assert len(calls) == 1
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "run.nc").touch()
+    generated_pages.ledger(kept)
+    assert len(calls) == 2
+    code = tmp_path / "theory"
+    code.mkdir()
+    (code / "waves.py").write_text("LENGTH = 1")
+    (tmp_path / "book" / "recorded").mkdir(parents=True)
+    monkeypatch.setattr(generated_pages, "ROOT", tmp_path)
+    monkeypatch.setattr(generated_pages, "BOOK", tmp_path / "book")
+    generated_pages.ledger(kept)
+    (code / "waves.py").write_text("LENGTH = 2")
+    generated_pages.ledger(kept)
+    generated_pages.ledger(kept)
+    assert len(calls) == 4

@@ -133,6 +133,8 @@ def _taylor(problem: AssociativeMemory, scaled: np.ndarray) -> tuple[np.ndarray,
         partition[order] = (
             exponentials["a"][order] + (n - 1) * exponentials["b"][order] + exponentials["g"][order]
         )
+        if order == 1:
+            partition[1] = 0.0  # by conservation; its rounding would be all there is of g at α = 1/(n+1)
         for name, series in probabilities.items():
             carried = float(np.dot(series[:order], partition[order:0:-1]))
             series[order] = (exponentials[name][order] - carried) / partition[0]

@@ -67,7 +67,7 @@ format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## time what the project promises to be fast (tests/bench)
-	$(BIN)/python -m pytest --override-ini testpaths=tests/bench tests/bench --quiet -s $(TEST_ARGS)
+	$(BIN)/python -m pytest tests/bench --quiet -s $(TEST_ARGS)
 
 serve: $(STAMP) ## show the built book at http://localhost:8000 (PORT=…)
 	@test -f $(INDEX) || { echo "There is no $(INDEX); run make book first."; exit 2; }

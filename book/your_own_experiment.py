@@ -37,7 +37,7 @@ SCALES = {
 COMPARED = {"ratio": 0.02}  # the largest of several noisy singular values is a little too large
 
 
-def simulate(runs, device):
+def simulate(runs, device):  # noqa: ARG001
     """Singular values of the first gradient, measured: draw a batch, differentiate, decompose."""
     results = []
     for config, seed in runs:

@@ -68,7 +68,8 @@ def compare(
     - `variables`: those to compare; by default all that both sides have.
     - An entry whose prediction is NaN is skipped. A measurement that is NaN where a prediction is not gives z
       = ∞.
-    - Where all seeds agree (or there is one seed) the run counts as deterministic: any excess gives z = ∞.
+    - Where the seeds differ by no more than bias and resolution allow (or there is one seed) the run counts as
+      deterministic: any excess gives z = ∞. (With two seeds Student's t would forgive almost anything.)
 
     Raises ValueError when there is nothing to compare, or the coordinates differ.
     """
@@ -130,7 +131,10 @@ def _worst(
         excess = np.where(mean == target, 0.0, np.abs(mean - target) - allowed)
     excess = np.where(np.isnan(excess), np.inf, np.maximum(excess, 0.0))
     scale = np.maximum(np.abs(np.where(np.isfinite(target), target, 0.0)), 1)
-    certain = ~(error > 1e-13 * scale)  # below this the spread is the rounding of float64 itself, or NaN
+    spread = error * np.sqrt(len(data))
+    certain = ~(
+        spread > np.maximum(allowed, 1e-13 * scale)
+    )  # rounding, or NaN: no chance that could excuse an excess
     t = np.where(excess > 0, np.inf, 0.0)
     np.divide(excess, error, out=t, where=~certain & np.isfinite(excess))
     z = equivalent_z(t, len(data) - 1) if len(data) > 1 else t

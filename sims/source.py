@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ENTRY_POINTS = ("simulate", "Config")
+EXPERIMENTS = "sims.experiments."
 NOT_SIMULATION = frozenset(
     f"sims.{name}"
     for name in (
@@ -107,7 +108,7 @@ def code_digest(experiment: Path, root: Path = ROOT, ignoring: Collection[str] =
     Of the experiment's file, the top-level definitions that `simulate` and `Config` reach by name, and the
     imports these use; a change to `predict`, claims, figures or scales leaves it as it is. Of every other
     module in sims and theory the whole file, except that a package's `__init__` counts only for the names
-    asked of it. Comments, docstrings and layout never count, nor do the modules in `ignoring`.
+    asked of it, and another experiment only for its `simulate` and `Config`. Comments, docstrings and layout never count, nor do the modules in `ignoring`.
     """
     parts: dict[str, str] = {}
     waiting: list[tuple[str, frozenset[str] | None]] = []
@@ -131,7 +132,9 @@ def code_digest(experiment: Path, root: Path = ROOT, ignoring: Collection[str] =
         if path is None:
             continue
         known = asked.get(module, set())
-        if path.name != "__init__.py" or wanted is None or "*" in wanted:
+        if module.startswith(EXPERIMENTS):
+            wanted = frozenset(ENTRY_POINTS)
+        elif path.name != "__init__.py" or wanted is None or "*" in wanted:
             wanted = None
         if known is None or (wanted is not None and module in asked and wanted <= known):
             continue

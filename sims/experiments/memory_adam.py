@@ -21,7 +21,7 @@ SCALES = {
     "smoke": Scale(
         Config(optimiser="adam", flow_step=0.01, final_time=10, n_probes=8, width=9),
         {"n_tokens": (8,), "noise_level": (0.3, 0.7)},
-        n_seeds=3,
+        n_seeds=5,
     ),
     "laptop": Scale(
         Config(optimiser="adam", flow_step=0.01, final_time=40, n_probes=24),

@@ -76,7 +76,7 @@ class Config:
 
 
 SCALES = {
-    "smoke": Scale(Config(final_time=10.0, n_probes=3), {"width": (8, 128)}, n_seeds=24),
+    "smoke": Scale(Config(final_time=10.0, n_probes=3), {"width": (8, 4, 128)}, n_seeds=24),
     "laptop": Scale(Config(), {"width": (4, 8, 16, 32, 64, 128, 256)}, n_seeds=60),
     "paper": Scale(
         Config(final_time=200.0),

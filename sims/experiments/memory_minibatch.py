@@ -78,8 +78,8 @@ class Config:
 
 SCALES = {
     "smoke": Scale(
-        Config(burn_in=40, final_time=300, n_probes=100),
-        {"n_tokens": (2,), "noise_level": (0.5,), "momentum": (0.0,)},
+        Config(burn_in=40, final_time=300, n_probes=60),
+        {"n_tokens": (2,), "noise_level": (0.2, 0.5), "momentum": (0.0,)},
         n_seeds=6,
     ),
     "laptop": Scale(
@@ -178,7 +178,7 @@ def _independent(outcome: Outcome) -> Finding:
         last, first = (outcome.measured["lead_variance"].isel({field: place}) for place in (-1, 0))
         line_last, line_first = (outcome.predicted["lead_variance"].isel({field: place}) for place in (-1, 0))
         others = [str(name) for name in last.dims if name != "seed"]
-        value, interval = mean_interval(np.asarray((last.mean(others) / first.mean(others))))
+        value, interval = mean_interval(np.asarray(last.mean(others) / first.mean(others)))
         findings.append((value, interval, float(line_last.mean() / line_first.mean()), field))
     value, interval, predicted, field = max(findings, key=lambda one: abs(one[0] - 1))
     note = f"ratio of variances between the ends of {field}, the worse of size and noise level"

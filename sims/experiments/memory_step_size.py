@@ -78,11 +78,6 @@ class Config:
         """Steps of the readings, int."""
         return np.round(self.times / self.flow_step).astype(int)
 
-    @property
-    def over_limit(self) -> float:
-        """Learning rate over the largest stable one."""
-        return self.learning_rate / theory.largest_stable_learning_rate(self.problem, self.momentum)
-
 
 SCALES = {
     "smoke": Scale(
@@ -131,6 +126,11 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     ]
 
 
+def over_limit(config: Config) -> float:
+    """Learning rate over the largest stable one."""
+    return config.learning_rate / theory.largest_stable_learning_rate(config.problem, config.momentum)
+
+
 def predict(config: Config) -> xr.Dataset:
     """`diagonal` and `noise`: exact recursion of gradient descent, NaN beyond the stability limit, where rounding decides the
     phase of the oscillation. `flow_…` and `correction_…`: the flow and its first-order correction at the same times."""
@@ -140,10 +140,10 @@ def predict(config: Config) -> xr.Dataset:
     correction = theory.first_order_correction(problem, config.learning_rate, descent.times, config.momentum)
     values: dict[str, np.ndarray] = {}
     for name in LOGITS:
-        values[name] = np.where(config.over_limit < 0.98, getattr(descent, name), np.nan)
+        values[name] = np.where(over_limit(config) < 0.98, getattr(descent, name), np.nan)
         values[f"flow_{name}"] = getattr(flow, name)
         values[f"correction_{name}"] = getattr(correction, name)
-    values["over_limit"] = np.full(len(steps), config.over_limit)
+    values["over_limit"] = np.full(len(steps), over_limit(config))
     return xr.Dataset({name: ("time", value) for name, value in values.items()}, {"time": config.times})
 
 

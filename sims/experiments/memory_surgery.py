@@ -457,7 +457,7 @@ def phase_diagram(outcome: Outcome) -> Figure:
     figure, axes = plotting.panels(
         -(-len(sizes) // columns), columns, width=3.5, height=3.0, sharex=True, sharey=True
     )
-    levels, times = np.linspace(0.004, 0.996, 125), np.geomspace(0.3, 3e4, 140)
+    levels, times = np.linspace(0.005, 0.995, 100), np.geomspace(0.3, 3e4, 140)
     colours = ListedColormap([colour for _, colour in PHASE_LOOK.values()])
     measured = measured_phases(outcome).isel(seed=0)
     for one, n in zip(axes.ravel(), sizes, strict=False):
@@ -493,8 +493,10 @@ def phase_diagram(outcome: Outcome) -> Figure:
         one.set_axis_off()
     for one in axes[:, 0]:
         one.set_ylabel("noise level $\\alpha$")
-    for one in axes[-1]:
-        one.set_xlabel("flow time over $n$")
+    for place, one in enumerate(axes.ravel()[: len(sizes)]):
+        if place + columns >= len(sizes):
+            one.set_xlabel("flow time over $n$")
+            one.tick_params(labelbottom=True)
     patches = [
         Patch(facecolor=colour, edgecolor="#888888", label=label) for label, colour in PHASE_LOOK.values()
     ]

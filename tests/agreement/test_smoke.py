@@ -83,7 +83,7 @@ def test_without_a_prediction_nothing_is_compared(smoke: Smoke, name: str) -> No
     outcome = smoke(name)
     assert all(bool(np.isnan(values).all()) for values in outcome.predicted.data_vars.values())
     assert outcome.agreement is None
-    with pytest.raises(ValueError, match="nothing to compare: no entry of .* has a prediction"):
+    with pytest.raises(ValueError, match=r"nothing to compare: no entry of .* has a prediction"):
         agreement.compare(outcome.measured, outcome.predicted)
 
 

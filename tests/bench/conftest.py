@@ -7,7 +7,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+def pytest_ignore_collect(config: pytest.Config) -> bool | None:
     """Ignore this folder unless an argument names it, or a file in it."""
     start = config.invocation_params.dir
     asked = [(start / argument.split("::")[0]).resolve() for argument in config.args]

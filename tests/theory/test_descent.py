@@ -1,5 +1,6 @@
 """Finite steps, momentum and minibatches: against torch's own optimiser, against step halving, against a Lyapunov equation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -51,7 +52,7 @@ def sgd(problem: AssociativeMemory, rate: float, steps: int, momentum: float) ->
 def test_exact_recursion_is_full_matrix_descent(
     problem: AssociativeMemory, rate: float, momentum: float
 ) -> None:
-    """Every step of the way, every entry of the matrix. Rates up to 8 include unstable ones, where 1e-16 grows: hence 25 steps."""
+    """Every step, every entry of the matrix. Rates up to 8 include unstable ones, where 1e-16 grows: hence 25 steps."""
     n, steps = problem.n_tokens, 25
     path = sgd(problem, rate, steps, momentum)
     found = gradient_descent(problem, rate, np.arange(steps + 1), momentum)
@@ -93,9 +94,9 @@ def test_what_the_correction_leaves_is_of_second_order(n: int, alpha: float, mom
         descent = gradient_descent(problem, rate, np.round(times / step), momentum)
         plain.append(difference(descent, gradient_flow(problem, descent.times)))
         corrected.append(difference(descent, corrected_flow(problem, rate, descent.times, momentum)))
-    for first, second in zip(plain, plain[1:], strict=False):
+    for first, second in itertools.pairwise(plain):
         assert 1.8 < first / second < 2.2
-    for first, second in zip(corrected, corrected[1:], strict=False):
+    for first, second in itertools.pairwise(corrected):
         assert 3.4 < first / second < 4.6
     assert corrected[-1] < plain[-1] / 10
 
@@ -156,7 +157,10 @@ def swing(problem: AssociativeMemory, momentum: float, share: float) -> tuple[fl
 
 
 def test_the_bound_is_local() -> None:
-    """The docstring's "above it the late state repels" says no more: 5 % below it, with momentum, descent from zero can meet another cycle."""
+    """The docstring says that above it the late state repels, and no more: 5 % below it, with momentum, descent from zero
+
+    can end on a cycle that exists beside the stable state of rest.
+    """
     problem = AssociativeMemory(2, 0.3)
     assert swing(problem, 0.6, 0.95)[0] > 1
     assert swing(problem, 0.6, 0.8)[0] < 1e-6
@@ -266,7 +270,7 @@ def test_bad_learning_rates_are_refused(rate: object) -> None:
         lambda: first_order_correction(problem, rate, 3.0),  # type: ignore[arg-type]
         lambda: stationary_variance(problem, rate, 1),  # type: ignore[arg-type]
     ):
-        with pytest.raises(ValueError, match="learning_rate is .*finite number above 0"):
+        with pytest.raises(ValueError, match=r"learning_rate is .*finite number above 0"):
             call()
 
 
@@ -300,12 +304,12 @@ def test_bad_steps_are_refused(steps: object, message: str) -> None:
 
 @pytest.mark.parametrize("batch", [0, -1, 2.5, 2.0, True, "2", math.nan, math.inf, None])
 def test_bad_batch_sizes_are_refused(batch: object) -> None:
-    with pytest.raises(ValueError, match="batch_size is .*integer, at least 1"):
+    with pytest.raises(ValueError, match=r"batch_size is .*integer, at least 1"):
         stationary_variance(AssociativeMemory(2, 0.3), 0.1, batch)  # type: ignore[arg-type]
 
 
 def test_no_stationary_state_is_refused() -> None:
-    with pytest.raises(ValueError, match="noise_level is 0; .*noise_level > 0"):
+    with pytest.raises(ValueError, match=r"noise_level is 0; .*noise_level > 0"):
         stationary_variance(AssociativeMemory(2, 0.0), 0.1, 1)
     problem = AssociativeMemory(2, 0.5)
     with pytest.raises(ValueError, match=r"learning_rate is 8\.0; it must be below 8"):

@@ -1,4 +1,4 @@
-"""The headline: the exact flow against 50 digits, against solutions without Bessel functions, against integration, and its laws."""
+"""The exact flow: against 50 digits, against solutions without Bessel functions, against integration, and its symmetries."""
 
 import math
 
@@ -388,5 +388,5 @@ def test_bad_times_are_refused_by_name_and_value(times: object, message: str) ->
 
 @pytest.mark.parametrize("problem", [(2, 0.3), None, "memory", {"n_tokens": 2, "noise_level": 0.3}])
 def test_a_problem_of_the_wrong_type_is_refused(problem: object) -> None:
-    with pytest.raises(ValueError, match="problem is .*must be an AssociativeMemory"):
+    with pytest.raises(ValueError, match=r"problem is .*must be an AssociativeMemory"):
         gradient_flow(problem, 1.0)  # type: ignore[arg-type]

@@ -87,7 +87,7 @@ def test_time_zero_is_zero() -> None:
 
 @pytest.mark.parametrize("time", [-1, "-1e-30", float("nan"), float("inf")])
 def test_bad_times_are_refused(time: float | str) -> None:
-    with pytest.raises(ValueError, match="time is .*finite and at least 0"):
+    with pytest.raises(ValueError, match=r"time is .*finite and at least 0"):
         exact_state(AssociativeMemory(2, 0.3), time)
 
 

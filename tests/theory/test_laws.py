@@ -113,9 +113,9 @@ def test_shapes_and_conservation() -> None:
 @pytest.mark.parametrize("law", [late_flow, late_noise_without_component])
 def test_bad_input(law: object) -> None:
     assert callable(law)
-    with pytest.raises(ValueError, match="n_tokens is 1; .*n_tokens >= 2"):
+    with pytest.raises(ValueError, match=r"n_tokens is 1; .*n_tokens >= 2"):
         law(AssociativeMemory(1, 0.3), 1.0)
-    with pytest.raises(ValueError, match="times contains 0; .*positive"):
+    with pytest.raises(ValueError, match=r"times contains 0; .*positive"):
         law(AssociativeMemory(2, 0.3), [0.0, 1.0])
     with pytest.raises(ValueError, match=r"times contains -1\.0"):
         law(AssociativeMemory(2, 0.3), [-1.0, 1.0])

@@ -141,6 +141,6 @@ def test_shapes_and_kind() -> None:
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.1, 2, math.nan, "0.5", None, [0.5]])
 def test_bad_thresholds_are_refused_by_name_and_value(threshold: object) -> None:
-    with pytest.raises(ValueError, match="threshold is .*between 0 and 1") as caught:
+    with pytest.raises(ValueError, match=r"threshold is .*between 0 and 1") as caught:
         phases(gradient_flow(AssociativeMemory(2, 0.3), 1.0), threshold)  # type: ignore[arg-type]
     assert repr(threshold) in str(caught.value)

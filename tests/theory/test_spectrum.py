@@ -135,20 +135,27 @@ def test_known_crossings(n: int, alpha: float, known: float) -> None:
     assert crossing_time(AssociativeMemory(n, alpha)) == pytest.approx(known, rel=1e-7 if n == 2 else 1e-3)
 
 
+@st.composite
+def crossing_memories(draw: st.DrawFn) -> AssociativeMemory:
+    """n = 2 above its threshold, n ≥ 4 below it, at least 1e-3 away: nearer, the docstring says, crossing_time loses digits."""
+    if draw(st.booleans()):
+        return AssociativeMemory(2, draw(st.floats(1.001 / math.sqrt(3), 1 - 1e-9)))
+    n = draw(st.one_of(st.integers(4, 12), st.floats(1.4, 20.7).map(lambda x: round(math.exp(x)))))
+    share = draw(st.one_of(st.floats(0.05, 0.999), st.floats(-4, 0).map(lambda x: 0.999 * 10**x)))
+    return AssociativeMemory(n, share / math.sqrt(n + 1))
+
+
 @settings(deadline=None, max_examples=60)
-@given(problem=associative_memories(min_tokens=2, min_noise=1e-9))
+@given(problem=crossing_memories())
 def test_order_changes_at_the_crossing(problem: AssociativeMemory) -> None:
-    m = math.sqrt(problem.n_tokens + 1)
-    assume(
-        abs(problem.noise_level * m - 1) > 1e-3
-    )  # crossing_time's docstring: digits are lost at the threshold
+    assert has_crossing(problem)
     time = crossing_time(problem)
-    assert math.isnan(time) != has_crossing(problem)
-    assume(has_crossing(problem) and time < 1e12)
-    n = problem.n_tokens
-    # The ratio has a slope of order 1/m or more in ln t, and less at large n where the order changes within 1e-3.
+    assert time > 0
+    if time > 1e12:  # beyond the range for which the flow promises anything
+        return
+    # The slope of the ratio in ln t is small at large n, but 1 % of the time still moves it by more than the tie's 1e-9.
     early, late = component_order(gradient_flow(problem, np.array([0.99, 1.01]) * time))
-    assert (early, late) == ((1, -1) if n == 2 else (-1, 1))
+    assert (early, late) == ((1, -1) if problem.n_tokens == 2 else (-1, 1))
     assert noise_on_top_at_start(problem) == (early == 1)
 
 

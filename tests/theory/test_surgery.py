@@ -265,5 +265,5 @@ def test_bad_counts_are_refused_by_name_and_value(name: str, value: object) -> N
 @pytest.mark.parametrize("both", [{}, {"keep_top": 1, "drop_top": 1}, {"keep_top": 0, "drop_top": 0}])
 def test_exactly_one_kind_of_cut(both: dict[str, int]) -> None:
     flow = gradient_flow(AssociativeMemory(3, 0.2), 1.0)
-    with pytest.raises(ValueError, match="keep_top is .* and drop_top is .*exactly one"):
+    with pytest.raises(ValueError, match=r"keep_top is .* and drop_top is .*exactly one"):
         truncated_probabilities(flow, **both)

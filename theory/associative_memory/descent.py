@@ -7,6 +7,7 @@ Minibatches add noise: of all logits only u_x = L(x,x) − L(noise,x) becomes st
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from numbers import Integral, Real
 
@@ -15,7 +16,6 @@ from numpy.typing import ArrayLike
 from scipy import integrate
 
 from theory.associative_memory.flow import GradientFlow, check_times, gradient_flow
-from theory.associative_memory.surgery import softmax_probabilities
 from theory.problems import AssociativeMemory
 
 
@@ -44,14 +44,21 @@ def integrate_to(
     return np.asarray(solved.y)[:, place]
 
 
+def symmetric_shares(n_tokens: int, diagonal: float, noise: float) -> tuple[float, float, float]:
+    """Probabilities of the correct token, of all wrong ones together and of the noise, at one state with conserved column sum."""
+    others = n_tokens - 1
+    off = -(diagonal + noise) / others if others else 0.0
+    top = max(diagonal, off, noise)
+    correct, wrong, noisy = math.exp(diagonal - top), others * math.exp(off - top), math.exp(noise - top)
+    total = correct + wrong + noisy
+    return correct / total, wrong / total, noisy / total
+
+
 def _rates(problem: AssociativeMemory, diagonal: float, noise: float) -> np.ndarray:
     """(da/dt, dg/dt) at one symmetric state."""
     n, alpha = problem.n_tokens, problem.noise_level
-    off = -(diagonal + noise) / (n - 1) if n > 1 else 0.0
-    top = max(diagonal, off, noise)
-    weights = np.exp(diagonal - top), (n - 1) * np.exp(off - top), np.exp(noise - top)
-    total = sum(weights)
-    return np.array([(1 - alpha - weights[0] / total) / n, (alpha - weights[2] / total) / n])
+    correct, _, noisy = symmetric_shares(n, diagonal, noise)
+    return np.array([(1 - alpha - correct) / n, (alpha - noisy) / n])
 
 
 def gradient_descent(
@@ -101,11 +108,18 @@ def first_order_correction(
     delay = learning_rate * momentum / (1 - momentum) ** 2
 
     def jacobian(diagonal: float, noise: float) -> np.ndarray:
-        off = -(diagonal + noise) / (n - 1) if n > 1 else 0.0
-        p = softmax_probabilities(n, np.array(diagonal), np.array(off), np.array(noise))
-        fall = -1 / (n - 1) if n > 1 else 0.0
-        shift = np.array([p.correct + p.other * fall, p.noise + p.other * fall])
-        return -np.array([p.correct * (np.array([1, 0]) - shift), p.noise * (np.array([0, 1]) - shift)]) / n
+        correct, wrong, noisy = symmetric_shares(n, diagonal, noise)
+        fall = wrong / (n - 1) if n > 1 else 0.0
+        of_correct, of_noise = correct - fall, noisy - fall
+        return (
+            np.array(
+                [
+                    [correct * (of_correct - 1), correct * of_noise],
+                    [noisy * of_correct, noisy * (of_noise - 1)],
+                ]
+            )
+            / n
+        )
 
     def rhs(_: float, state: np.ndarray) -> np.ndarray:
         rate = _rates(problem, state[0], state[1])

@@ -19,9 +19,8 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.associative_memory.descent import integrate_to
+from theory.associative_memory.descent import integrate_to, symmetric_shares
 from theory.associative_memory.flow import check_times
-from theory.associative_memory.surgery import softmax_probabilities
 from theory.problems import AssociativeMemory
 
 
@@ -57,12 +56,11 @@ def logit_spread(problem: AssociativeMemory, width: int, times: ArrayLike) -> Lo
     def rhs(_: float, packed: np.ndarray) -> np.ndarray:
         a, g = packed[:2]
         response = packed[2:].reshape(3, -1)
-        b = -(a + g) / (n - 1)
-        p = softmax_probabilities(n, np.array(a), np.array(b), np.array(g))
-        f_a, f_b, f_c = (1 - alpha - p.correct) / n, -p.other / (n - 1) / n, (alpha - p.noise) / n
-        weights = np.array([p.correct, p.other, p.noise])
+        correct, wrong, noisy = symmetric_shares(n, a, g)
+        f_a, f_b, f_c = (1 - alpha - correct) / n, -wrong / (n - 1) / n, (alpha - noisy) / n
+        weights = np.array([correct, wrong, noisy])
         relax = weights @ response
-        per_token = np.array([p.correct, p.other / (n - 1), p.noise])
+        per_token = np.array([correct, wrong / (n - 1), noisy])
         change = -(per_token[:, None] * (response - relax)) / n
         return np.concatenate([[f_a, f_c], (change + _sources(n, f_a, f_b, f_c)).ravel()])
 
@@ -84,7 +82,7 @@ def _source_variances(n: int) -> np.ndarray:
     return np.array([2, n - 1, 1, 2, n - 1, 2 * (n - 1) ** 2, 2, n - 1], dtype=float)
 
 
-def _sources(n: int, f_a: np.ndarray, f_b: np.ndarray, f_c: np.ndarray) -> np.ndarray:
+def _sources(n: int, f_a: float, f_b: float, f_c: float) -> np.ndarray:
     """Forcing of (correct, mean wrong, noise) by each source of `_source_variances`, shape (3, 8)."""
     share = 1 / (n - 1)
     forcing = np.zeros((3, _SOURCES))

@@ -68,9 +68,6 @@ def exact_state(problem: AssociativeMemory, time: float | str | mpf, digits: int
         if n > 1:
             high = min(high, target * (n + 1) / (2 * n * (n - 1)))
 
-        def miss(log_clock: mpf) -> mpf:
-            return clock_state(problem, log_clock).time - target
-
         guess = high
         for _ in range(400):
             state = clock_state(problem, guess)

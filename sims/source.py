@@ -108,7 +108,8 @@ def code_digest(experiment: Path, root: Path = ROOT, ignoring: Collection[str] =
     Of the experiment's file, the top-level definitions that `simulate` and `Config` reach by name, and the
     imports these use; a change to `predict`, claims, figures or scales leaves it as it is. Of every other
     module in sims and theory the whole file, except that a package's `__init__` counts only for the names
-    asked of it, and another experiment only for its `simulate` and `Config`. Comments, docstrings and layout never count, nor do the modules in `ignoring`.
+    asked of it, and another experiment only for its `simulate` and `Config`. Comments, docstrings and layout
+    never count, nor do the modules in `ignoring`.
     """
     parts: dict[str, str] = {}
     waiting: list[tuple[str, frozenset[str] | None]] = []

@@ -306,11 +306,14 @@ def measured_phases(outcome: Outcome, threshold: float = theory.DEFAULT_THRESHOL
 
     The cut that is tried removes the noise component wherever it stands: the top one, or all below the n − 1 largest.
     """
-    noise, limit = outcome.measured["noise"], threshold * outcome.measured["noise_level"]
+    limit = threshold * outcome.measured["noise_level"]
     on_top = outcome.measured["noise_place"] == 0
-    before = noise.sel(cut="full", drop=True)
-    after = xr.where(on_top, noise.sel(cut="drop 1", drop=True), noise.sel(cut="keep n-1", drop=True))
-    removed = (before > limit) & (after <= limit)
+    before = outcome.measured["noise"].sel(cut="full", drop=True)
+    after, correct = (
+        xr.where(on_top, cuts.sel(cut="drop 1", drop=True), cuts.sel(cut="keep n-1", drop=True))
+        for cuts in (outcome.measured["noise"], outcome.measured["correct"])
+    )
+    removed = (before > limit) & (after <= limit) & (correct >= theory.ANSWER)
     phase = xr.where(
         removed, xr.where(on_top, theory.Phase.DROP_TOP, theory.Phase.KEEP_TOP), theory.Phase.NEITHER
     )
@@ -493,10 +496,9 @@ def phase_diagram(outcome: Outcome) -> Figure:
         one.set_axis_off()
     for one in axes[:, 0]:
         one.set_ylabel("noise level $\\alpha$")
-    for place, one in enumerate(axes.ravel()[: len(sizes)]):
-        if place + columns >= len(sizes):
-            one.set_xlabel("flow time over $n$")
-            one.tick_params(labelbottom=True)
+    for one in axes.ravel()[max(0, len(sizes) - columns) : len(sizes)]:
+        one.set_xlabel("flow time over $n$")
+        one.tick_params(labelbottom=True)
     patches = [
         Patch(facecolor=colour, edgecolor="#888888", label=label) for label, colour in PHASE_LOOK.values()
     ]

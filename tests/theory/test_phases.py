@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.strategies import associative_memories, flow_times
 from theory.associative_memory import (
+    ANSWER,
     DEFAULT_THRESHOLD,
     Phase,
     component_order,
@@ -20,10 +21,10 @@ from theory.associative_memory import (
 from theory.problems import AssociativeMemory
 
 
-def noise_probability(matrix: np.ndarray) -> float:
-    """Probability of the last row's label in the first column."""
+def noise_probability(matrix: np.ndarray, row: int = -1) -> float:
+    """Probability of the label of that row (the last by default: the noise) in the first column."""
     weights = np.exp(matrix[:, 0] - matrix[:, 0].max())
-    return float(weights[-1] / weights.sum())
+    return float(weights[row] / weights.sum())
 
 
 def by_brute_force(problem: AssociativeMemory, time: float, threshold: float) -> Phase | None:
@@ -49,7 +50,10 @@ def by_brute_force(problem: AssociativeMemory, time: float, threshold: float) ->
     if matrix[n, 0] < 0:
         assert after > before  # the name says so
         return Phase.RAISES
-    if not (before > limit >= after):
+    answer = noise_probability(cut, 0)
+    if abs(answer - ANSWER) < 1e-9:
+        return None
+    if not (before > limit >= after and answer >= ANSWER):
         return Phase.NEITHER
     return Phase.DROP_TOP if noise_place == 0 else Phase.KEEP_TOP
 

@@ -18,7 +18,7 @@ from theory.associative_memory.embeddings import LogitSpread, logit_spread
 from theory.associative_memory.flow import GradientFlow, excess_noise, gradient_flow
 from theory.associative_memory.high_precision import ExactState, exact_state
 from theory.associative_memory.laws import late_flow, late_noise_without_component, late_time
-from theory.associative_memory.phase_diagram import DEFAULT_THRESHOLD, Phase, phases
+from theory.associative_memory.phase_diagram import ANSWER, DEFAULT_THRESHOLD, Phase, phases
 from theory.associative_memory.proof import derivation, residuals
 from theory.associative_memory.riccati import Riccati
 from theory.associative_memory.spectrum import (
@@ -43,6 +43,7 @@ from theory.associative_memory.surgery import (
 )
 
 __all__ = [
+    "ANSWER",
     "DEFAULT_THRESHOLD",
     "CertifiedRoot",
     "ExactState",

@@ -1,9 +1,10 @@
 """The phase diagram: which cut of the spectrum removes the noise, over tokens, noise level and time.
 
 Removal is defined by probabilities. With a `threshold` ε (a quarter unless said otherwise) a cut *removes* the noise when the
-noise token had more than ε α before and has at most ε α after. Truncation (keep the top n − 1) removes the noise component when
-the signal is on top, component removal (drop the top one) when the noise is. Before the noise is learnt, or the signal, neither
-does anything worth the name; and where g < 0 removal of the component *raises* the noise (book label `def-phases`).
+noise token had more than ε α before, has at most ε α after, and the memory then answers: the correct token has at least one half.
+(Without the last condition a fresh memory of many tokens would count as cured, since chance alone, 1/(n+1), is below ε α.)
+Truncation (keep the top n − 1) removes the noise component when the signal is on top, component removal (drop the top one) when
+the noise is. Where g < 0 removal of the component *raises* the noise (book label `def-phases`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from theory.associative_memory.spectrum import component_order
 from theory.associative_memory.surgery import probabilities, probabilities_without_noise
 
 DEFAULT_THRESHOLD = 0.25
+ANSWER = 0.5
+"""Probability of the correct token from which a memory counts as answering."""
 
 
 class Phase(IntEnum):
@@ -43,9 +46,9 @@ def phases(flow: GradientFlow, threshold: float = DEFAULT_THRESHOLD) -> np.ndarr
     if not (isinstance(threshold, Real) and 0 < threshold < 1):
         raise ValueError(f"threshold is {threshold!r}; it must be a number between 0 and 1.")
     limit = threshold * flow.problem.noise_level
-    before, after = probabilities(flow).noise, probabilities_without_noise(flow).noise
+    before, after = probabilities(flow).noise, probabilities_without_noise(flow)
     order = component_order(flow)
-    removed = (before > limit) & (after <= limit)
+    removed = (before > limit) & (after.noise <= limit) & (after.correct >= ANSWER)
     result = np.full(flow.noise.shape, Phase.NEITHER, dtype=int)
     result[removed & (order < 0)] = Phase.KEEP_TOP
     result[removed & (order > 0)] = Phase.DROP_TOP

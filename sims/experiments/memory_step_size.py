@@ -232,8 +232,8 @@ CLAIMS = (
     Claim(
         "A14",
         "ours",
-        "Learning rates above (1 + momentum) n/(α(1 − α)) never settle; those below do.",
-        "Late jumps in a step above 0.1 nats in every cell beyond the limit, below 0.02 nats in every cell under it.",
+        "Learning rates above (1 + momentum) n/(α(1 − α)) never settle; those up to three quarters of it do.",
+        "Late jumps in a step above 0.1 nats in every cell beyond the limit, below 0.02 nats in every other.",
         _stability,
     ),
 )

@@ -132,4 +132,4 @@ class Outcome:
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{a}</th><td>{html.escape(b)}</td></tr>" for a, b in self._lines())
         caption = html.escape(f"{self.name}, {self.scale} scale")
-        return f"<table><caption>{caption}</caption>{rows}</table>"
+        return f"<table class='dataframe'><caption>{caption}</caption>{rows}</table>"

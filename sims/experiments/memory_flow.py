@@ -318,8 +318,16 @@ def _cells(outcome: Outcome) -> list[tuple[int, float]]:
 
 def _grid(outcome: Outcome) -> tuple[Figure, dict[tuple[int, float], Axes]]:
     sizes = outcome.measured.sizes
-    figure, axes = plotting.panels(sizes["n_tokens"], sizes["noise_level"], height=2.3, sharex=True)
+    figure, axes = plotting.panels(
+        sizes["n_tokens"], sizes["noise_level"], width=2.6, height=2.0, sharex=True
+    )
     return figure, dict(zip(_cells(outcome), axes.ravel(), strict=True))
+
+
+def _thinned(readings: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+    """Every other reading and its time, so that the line shows between the points."""
+    shown = readings.isel(time=slice(None, None, 2))
+    return shown, shown["time"]
 
 
 def trajectories(outcome: Outcome) -> Figure:
@@ -338,7 +346,7 @@ def trajectories(outcome: Outcome) -> Figure:
             plotting.draw_theory(
                 one, line["time"], line[f"flow_{name}"], color=plotting.COLOURS[colour], label=label
             )
-            plotting.draw_simulation(one, cell[name], cell["time"], color=plotting.COLOURS[colour])
+            plotting.draw_simulation(one, *_thinned(cell[name]), color=plotting.COLOURS[colour])
         plotting.label_axes(one, title=f"$n={n}$, $\\alpha={level:g}$", log="x")
     _outer_labels(axes, "logit (nats)")
     plotting.shared_legend(figure, next(iter(axes.values())))
@@ -360,7 +368,7 @@ def spectrum(outcome: Outcome) -> Figure:
             plotting.draw_theory(
                 one, line["time"], line[f"flow_{name}"], color=plotting.COLOURS[colour], label=label
             )
-            plotting.draw_simulation(one, cell[name], cell["time"], color=plotting.COLOURS[colour])
+            plotting.draw_simulation(one, *_thinned(cell[name]), color=plotting.COLOURS[colour])
         crossing = theory.crossing_time(AssociativeMemory(n, level)) / n
         if np.isfinite(crossing) and crossing <= float(cell["time"][-1]):
             one.axvline(crossing, color=plotting.COLOURS["limit"], linestyle=":", linewidth=1.2)

@@ -250,15 +250,24 @@ def _accuracy_flips(outcome: Outcome) -> Finding:
     )
 
 
+def without_noise_component(outcome: Outcome, kind: str) -> xr.DataArray:
+    """Measured predictions (a `kind` of "correct", "noise" …) after the cut that takes the noise component out, and no other.
+
+    That cut drops the top component where the noise is on top, and keeps the top n − 1 where it is last. (dims without `cut`)
+    """
+    cuts = outcome.measured[kind]
+    on_top = outcome.measured["noise_place"] == 0
+    return xr.where(on_top, cuts.sel(cut="drop 1", drop=True), cuts.sel(cut="keep n-1", drop=True))
+
+
 def decay_exponents(outcome: Outcome) -> dict[int, np.ndarray]:
     """n_tokens → slope of ln(noise probability without the noise component) against ln t over the last decade, by seed."""
     slopes = {}
     times = outcome.measured["time"].values
     late = times >= times[-1] / 10
+    cells = without_noise_component(outcome, "noise").sel(noise_level=0.7)
     for n in outcome.measured["n_tokens"].values:
-        cut = "keep 1" if n == 2 else "drop 1"
-        cell = outcome.measured["noise"].sel(n_tokens=n, noise_level=0.7, cut=cut)
-        rows = cell.transpose("seed", "time").values[:, late]
+        rows = cells.sel(n_tokens=n).transpose("seed", "time").values[:, late]
         slopes[int(n)] = np.array([np.polyfit(np.log(times[late]), np.log(row), 1)[0] for row in rows])
     return slopes
 
@@ -309,10 +318,7 @@ def measured_phases(outcome: Outcome, threshold: float = theory.DEFAULT_THRESHOL
     limit = threshold * outcome.measured["noise_level"]
     on_top = outcome.measured["noise_place"] == 0
     before = outcome.measured["noise"].sel(cut="full", drop=True)
-    after, correct = (
-        xr.where(on_top, cuts.sel(cut="drop 1", drop=True), cuts.sel(cut="keep n-1", drop=True))
-        for cuts in (outcome.measured["noise"], outcome.measured["correct"])
-    )
+    after, correct = (without_noise_component(outcome, kind) for kind in ("noise", "correct"))
     removed = (before > limit) & (after <= limit) & (correct >= theory.ANSWER)
     phase = xr.where(
         removed, xr.where(on_top, theory.Phase.DROP_TOP, theory.Phase.KEEP_TOP), theory.Phase.NEITHER
@@ -397,7 +403,7 @@ def before_and_after(outcome: Outcome) -> Figure:
     """Probability of the correct token (left) and the noise token (right) over time, for each cut; one row a size."""
     sizes = [int(n) for n in outcome.measured["n_tokens"].values]
     level = float(outcome.measured["noise_level"].values[-1])
-    figure, axes = plotting.panels(len(sizes), 2, width=4.2, height=2.3, sharex=True, sharey=True)
+    figure, axes = plotting.panels(len(sizes), 2, width=3.6, height=2.0, sharex=True, sharey=True)
     colours = dict(
         zip(
             ("full", "keep 1", "keep n-1", "drop 1"),
@@ -426,20 +432,14 @@ def decay(outcome: Outcome) -> Figure:
     """Noise probability without the noise component over time, on logarithmic axes, one colour a size."""
     figure, axes = plotting.panels(1, 1, width=5.6, height=3.8)
     one = axes[0, 0]
+    cells = without_noise_component(outcome, "noise").sel(noise_level=0.7)
     for place, n in enumerate(int(n) for n in outcome.measured["n_tokens"].values):
-        cut = "keep 1" if n == 2 else "drop 1"
-        at = {"n_tokens": n, "noise_level": 0.7}
-        line = outcome.predicted["without_noise"].sel(at)
-        plotting.draw_theory(
-            one, line["time"], line, color=plotting.PALETTE[place], label=f"$n={n}$: exponent $-{n - 1}/{n}$"
+        line, colour = (
+            outcome.predicted["without_noise"].sel(n_tokens=n, noise_level=0.7),
+            plotting.PALETTE[place],
         )
-        known = (
-            outcome.measured["noise"]
-            .sel(at)
-            .sel(cut=cut)
-            .where(np.isfinite(outcome.predicted["noise"].sel(at).sel(cut=cut)))
-        )
-        plotting.draw_simulation(one, known, known["time"], color=plotting.PALETTE[place])
+        plotting.draw_theory(one, line["time"], line, color=colour, label=f"$n={n}$: exponent $-{n - 1}/{n}$")
+        plotting.draw_simulation(one, cells.sel(n_tokens=n), cells["time"], color=colour)
     plotting.label_axes(one, x="flow time over $n$", y="noise probability after removal", log="xy")
     one.legend()
     return figure

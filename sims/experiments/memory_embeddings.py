@@ -201,7 +201,11 @@ def _narrow(outcome: Outcome) -> Finding:
     ratio = spread / line
     worst = int(np.argmax(abs(ratio.values - 1)))
     value, half = float(ratio[worst]), 2 * float((error / line)[worst])
-    fails = abs(value - 1) - half > 0.25
+    if abs(abs(value - 1) - 0.25) <= half:
+        return Finding(
+            value, (value - half, value + half), 1.0, "not_measured", "the interval does not decide"
+        )
+    fails = abs(value - 1) > 0.25
     return Finding(
         value,
         (value - half, value + half),

@@ -158,6 +158,10 @@ def _variance(outcome: Outcome) -> Finding:
     ratios = _ratios(outcome, "lead_variance")
     cells = [str(name) for name in ratios.dims if name != "seed"]
     value, interval = mean_interval(np.asarray(ratios.mean(cells)))
+    if not interval[1] - interval[0] <= 0.1:
+        return Finding(
+            value, interval, 1.0, "not_measured", "the interval is wider than the effect that it should judge"
+        )
     worst = float(abs(ratios.mean("seed") - 1).max())
     holds = abs(value - 1) <= 0.05 and worst <= 0.1
     return Finding(

@@ -30,19 +30,8 @@ FAILS = {
     "A7": "the paper's result for two tokens does not extend: from four tokens on no truncation removes the noise"
 }
 """Claims whose expected verdict is that they fail, with the reason."""
-TOO_SMALL = {
-    "A18": "at smoke scale the narrowest width is 2 n and 24 seeds leave ±0.15: the effect is there, its size is not",
-    "A20": "at smoke scale three seeds leave an interval of ±1.9 nats around 1.7",
-}
-"""Claims that hold at laptop scale, and for which smoke scale has too few seeds or too wide a grid. Strict: once the scale is
-large enough the test says so."""
 CLAIMS = [
-    pytest.param(
-        name,
-        claim,
-        id=f"{name}-{claim.id}",
-        marks=[pytest.mark.xfail(reason=TOO_SMALL[claim.id], strict=True)] if claim.id in TOO_SMALL else [],
-    )
+    pytest.param(name, claim, id=f"{name}-{claim.id}")
     for name in NAMES
     for claim in contract.experiment(name).claims
 ]
@@ -119,7 +108,7 @@ def test_claims_come_out_as_expected(smoke: Smoke, name: str, claim: contract.Cl
 
 def test_exceptions_name_claims_that_exist() -> None:
     known = {claim.id for name in NAMES for claim in contract.experiment(name).claims}
-    assert set(FAILS) | set(TOO_SMALL) <= known
+    assert set(FAILS) <= known
     assert set(UNPREDICTED) <= set(NAMES)
 
 

@@ -7,5 +7,5 @@ import sims
 TARGET = Path(__file__).parent / "_static" / "phase_diagram.png"
 
 if __name__ == "__main__":
-    sims.run("memory_surgery").figure("phase_diagram").savefig(TARGET, dpi=100)
+    sims.run("memory_phases").figure("phase_diagram").savefig(TARGET, dpi=100)
     print(TARGET)

@@ -39,6 +39,25 @@ def check_optimiser(optimiser: str, learning_rate: float, momentum: float = 0.0)
         raise ValueError(f"momentum is {momentum} with optimiser 'adam'; it must be 0, as Adam has its own.")
 
 
+def check_schedule(flow_step: float, final_time: float, n_probes: int, *, fewest_probes: int = 2) -> None:
+    """ValueError unless a run of steps of `flow_step` reaches `final_time` (same units) and is read often enough."""
+    if not (np.isfinite(final_time) and final_time >= flow_step):
+        raise ValueError(
+            f"final_time is {final_time}; it must be finite and at least flow_step = {flow_step}."
+        )
+    if n_probes < fewest_probes:
+        raise ValueError(f"n_probes is {n_probes}; it must be at least {fewest_probes}.")
+
+
+def log_spaced_steps(flow_step: float, first_time: float, final_time: float, n_probes: int) -> np.ndarray:
+    """Steps, int ≥ 1, at which to read a run of steps of `flow_step`: spaced evenly in ln(1 + time) between the two times.
+
+    Steps that round to the same one stay, so that all runs of a schedule have arrays of one shape.
+    """
+    spaced = np.expm1(np.linspace(np.log1p(first_time), np.log1p(final_time), n_probes))
+    return np.maximum(np.round(spaced / flow_step), 1).astype(int)
+
+
 def train(
     optimiser: torch.optim.Optimizer,
     loss: Callable[[], torch.Tensor],

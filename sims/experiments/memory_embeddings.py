@@ -21,7 +21,7 @@ from sims.probes import associative_memory as probes
 from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.associative_memory import full_batch_loss, label_probabilities
-from sims.training import check_optimiser, make_optimiser, train
+from sims.training import check_optimiser, check_schedule, log_spaced_steps, make_optimiser, train
 from theory import associative_memory as theory
 from theory.problems import AssociativeMemory
 
@@ -51,12 +51,7 @@ class Config:
             )
         check_width(self.n_tokens, self.width, "gaussian")
         check_optimiser("sgd", self.flow_step)
-        if not self.final_time >= self.flow_step:
-            raise ValueError(
-                f"final_time is {self.final_time}; it must be at least flow_step = {self.flow_step}."
-            )
-        if self.n_probes < 1:
-            raise ValueError(f"n_probes is {self.n_probes}; it must be at least 1.")
+        check_schedule(self.flow_step, self.final_time, self.n_probes, fewest_probes=1)
 
     @property
     def problem(self) -> AssociativeMemory:
@@ -65,9 +60,8 @@ class Config:
 
     @property
     def probe_steps(self) -> np.ndarray:
-        """Steps after which the memory is read, int, spaced evenly in ln(1 + time)."""
-        spaced = np.expm1(np.linspace(np.log1p(2.0), np.log1p(self.final_time), self.n_probes))
-        return np.maximum(np.round(spaced / self.flow_step), 1).astype(int)
+        """Steps after which the memory is read, int."""
+        return log_spaced_steps(self.flow_step, 2.0, self.final_time, self.n_probes)
 
     @property
     def times(self) -> np.ndarray:

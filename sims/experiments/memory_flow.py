@@ -23,7 +23,7 @@ from sims.probes import associative_memory as probes
 from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.associative_memory import full_batch_loss, label_probabilities
-from sims.training import check_optimiser, make_optimiser, train
+from sims.training import check_optimiser, check_schedule, log_spaced_steps, make_optimiser, train
 from theory import associative_memory as theory
 from theory.problems import AssociativeMemory
 
@@ -56,12 +56,7 @@ class Config:
                 "embedding is 'gaussian'; it must be orthonormal or identity (see memory_embeddings)."
             )
         check_optimiser("sgd", self.flow_step, self.momentum)
-        if not self.final_time >= self.flow_step:
-            raise ValueError(
-                f"final_time is {self.final_time}; it must be at least flow_step = {self.flow_step}."
-            )
-        if self.n_probes < 2:
-            raise ValueError(f"n_probes is {self.n_probes}; it must be at least 2.")
+        check_schedule(self.flow_step, self.final_time, self.n_probes)
 
     @property
     def problem(self) -> AssociativeMemory:
@@ -75,10 +70,8 @@ class Config:
 
     @property
     def probe_steps(self) -> np.ndarray:
-        """Steps after which the logits are read, int, from 1 to the last; equal ones stay, so that all cells have one shape."""
-        last = max(1, round(self.final_time / self.flow_step))
-        spaced = np.expm1(np.linspace(np.log1p(self.flow_step), np.log1p(self.final_time), self.n_probes))
-        return np.clip(np.round(spaced / self.flow_step), 1, last).astype(int)
+        """Steps after which the logits are read, int."""
+        return log_spaced_steps(self.flow_step, self.flow_step, self.final_time, self.n_probes)
 
     @property
     def times(self) -> np.ndarray:
@@ -330,51 +323,47 @@ def _thinned(readings: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     return shown, shown["time"]
 
 
+def _curves(
+    outcome: Outcome, styles: Mapping[str, tuple[str, str]], y: str
+) -> tuple[Figure, dict[tuple[int, float], Axes]]:
+    """One panel a cell with some variables over time; `styles`: variable → (label, colour name)."""
+    figure, axes = _grid(outcome)
+    for (n, level), one in axes.items():
+        cell, line = (
+            data.sel(n_tokens=n, noise_level=level) for data in (outcome.measured, outcome.predicted)
+        )
+        for name, (label, colour) in styles.items():
+            plotting.draw_theory(
+                one, line["time"], line[f"flow_{name}"], color=plotting.COLOURS[colour], label=label
+            )
+            plotting.draw_simulation(one, *_thinned(cell[name]), color=plotting.COLOURS[colour])
+        plotting.label_axes(one, title=f"$n={n}$, $\\alpha={level:g}$", log="x")
+    _outer_labels(axes, y)
+    plotting.shared_legend(figure, next(iter(axes.values())))
+    return figure, axes
+
+
 def trajectories(outcome: Outcome) -> Figure:
     """The three logits over time: lines are the flow, points the trained memory."""
-    figure, axes = _grid(outcome)
     styles = {
         "diagonal": ("correct token $a$", "correct"),
         "off_diagonal": ("wrong token $b$", "other"),
         "noise": ("noise token $g$", "noise"),
     }
-    for (n, level), one in axes.items():
-        cell, line = (
-            data.sel(n_tokens=n, noise_level=level) for data in (outcome.measured, outcome.predicted)
-        )
-        for name, (label, colour) in styles.items():
-            plotting.draw_theory(
-                one, line["time"], line[f"flow_{name}"], color=plotting.COLOURS[colour], label=label
-            )
-            plotting.draw_simulation(one, *_thinned(cell[name]), color=plotting.COLOURS[colour])
-        plotting.label_axes(one, title=f"$n={n}$, $\\alpha={level:g}$", log="x")
-    _outer_labels(axes, "logit (nats)")
-    plotting.shared_legend(figure, next(iter(axes.values())))
-    return figure
+    return _curves(outcome, styles, "logit (nats)")[0]
 
 
 def spectrum(outcome: Outcome) -> Figure:
     """Signal and noise singular values over time, with the predicted crossing."""
-    figure, axes = _grid(outcome)
     styles = {
         "signal_singular_value": ("signal $s_\\perp$", "signal"),
         "noise_singular_value": ("noise $s_1$", "noise"),
     }
+    figure, axes = _curves(outcome, styles, "singular value")
     for (n, level), one in axes.items():
-        cell, line = (
-            data.sel(n_tokens=n, noise_level=level) for data in (outcome.measured, outcome.predicted)
-        )
-        for name, (label, colour) in styles.items():
-            plotting.draw_theory(
-                one, line["time"], line[f"flow_{name}"], color=plotting.COLOURS[colour], label=label
-            )
-            plotting.draw_simulation(one, *_thinned(cell[name]), color=plotting.COLOURS[colour])
         crossing = theory.crossing_time(AssociativeMemory(n, level)) / n
-        if np.isfinite(crossing) and crossing <= float(cell["time"][-1]):
+        if np.isfinite(crossing) and crossing <= float(outcome.measured["time"][-1]):
             one.axvline(crossing, color=plotting.COLOURS["limit"], linestyle=":", linewidth=1.2)
-        plotting.label_axes(one, title=f"$n={n}$, $\\alpha={level:g}$", log="x")
-    _outer_labels(axes, "singular value")
-    plotting.shared_legend(figure, next(iter(axes.values())))
     return figure
 
 

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from sims import plotting
 from sims.contract import Claim, Finding, Scale
@@ -24,7 +22,7 @@ from sims.probes import associative_memory as probes
 from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.associative_memory import full_batch_loss, label_probabilities
-from sims.training import check_optimiser, make_optimiser, train
+from sims.training import check_optimiser, check_schedule, log_spaced_steps, make_optimiser, train
 from theory import associative_memory as theory
 from theory.problems import AssociativeMemory
 
@@ -56,12 +54,7 @@ class Config:
         AssociativeMemory(self.n_tokens, self.noise_level)
         check_width(self.n_tokens, self.width, "orthonormal")
         check_optimiser(self.optimiser, self.flow_step)
-        if not self.final_time >= self.flow_step:
-            raise ValueError(
-                f"final_time is {self.final_time}; it must be at least flow_step = {self.flow_step}."
-            )
-        if self.n_probes < 2:
-            raise ValueError(f"n_probes is {self.n_probes}; it must be at least 2.")
+        check_schedule(self.flow_step, self.final_time, self.n_probes)
 
     @property
     def problem(self) -> AssociativeMemory:
@@ -76,8 +69,7 @@ class Config:
     @property
     def probe_steps(self) -> np.ndarray:
         """Steps after which the memory is read and cut, int."""
-        spaced = np.expm1(np.linspace(np.log1p(self.flow_step), np.log1p(self.final_time), self.n_probes))
-        return np.maximum(np.round(spaced / self.flow_step), 1).astype(int)
+        return log_spaced_steps(self.flow_step, self.flow_step, self.final_time, self.n_probes)
 
     @property
     def times(self) -> np.ndarray:
@@ -310,42 +302,6 @@ def _raises(outcome: Outcome) -> Finding:
     return Finding(value, interval, min(predicted), "holds" if interval[0] > 1 else "fails", note)
 
 
-def measured_phases(outcome: Outcome, threshold: float = theory.DEFAULT_THRESHOLD) -> xr.DataArray:
-    """`theory.Phase` of every cell, time and seed, from measured predictions alone (dims as `noise` without `cut`).
-
-    The cut that is tried removes the noise component wherever it stands: the top one, or all below the n − 1 largest.
-    """
-    limit = threshold * outcome.measured["noise_level"]
-    on_top = outcome.measured["noise_place"] == 0
-    before = outcome.measured["noise"].sel(cut="full", drop=True)
-    after, correct = (without_noise_component(outcome, kind) for kind in ("noise", "correct"))
-    removed = (before > limit) & (after <= limit) & (correct >= theory.ANSWER)
-    phase = xr.where(
-        removed, xr.where(on_top, theory.Phase.DROP_TOP, theory.Phase.KEEP_TOP), theory.Phase.NEITHER
-    )
-    return xr.where(after > before, theory.Phase.RAISES, phase)
-
-
-def _phases_agree(outcome: Outcome) -> Finding:
-    measured = measured_phases(outcome)
-    agree = []
-    for n in outcome.measured["n_tokens"].values:
-        for level in outcome.measured["noise_level"].values:
-            problem = AssociativeMemory(int(n), float(level))
-            exact = theory.phases(theory.gradient_flow(problem, outcome.measured["time"].values * int(n)))
-            agree.append(
-                (measured.sel(n_tokens=n, noise_level=level) == xr.DataArray(exact, dims="time")).mean("time")
-            )
-    value, interval = mean_interval(np.mean([np.asarray(one) for one in agree], axis=0))
-    return Finding(
-        value,
-        interval,
-        1.0,
-        "holds" if interval[0] >= 0.95 else "fails",
-        "share of readings in the predicted phase",
-    )
-
-
 CLAIMS = (
     Claim(
         "A6",
@@ -388,13 +344,6 @@ CLAIMS = (
         "Where the noise level is below 1/(n + 1), removing the noise component early raises the noise.",
         "The noise probability after removal is above the one before, in every such cell, interval included.",
         _raises,
-    ),
-    Claim(
-        "A23",
-        "ours",
-        "The phase diagram says which cut removes the noise, at every size, noise level and time.",
-        "At least 95 % of all readings of all cells are in the predicted phase (threshold: a quarter of the noise level).",
-        _phases_agree,
     ),
 )
 
@@ -445,65 +394,4 @@ def decay(outcome: Outcome) -> Figure:
     return figure
 
 
-PHASE_LOOK = {
-    theory.Phase.NEITHER: ("neither", "#f0f0f0"),
-    theory.Phase.KEEP_TOP: ("keep the top", "#7fc8a9"),
-    theory.Phase.DROP_TOP: ("drop the top", "#7fb2d9"),
-    theory.Phase.RAISES: ("removal raises it", "#f2b48c"),
-}
-
-
-def phase_diagram(outcome: Outcome) -> Figure:
-    """Which cut removes the noise: theory as areas over time and noise level, measured phases as dots in the same colours."""
-    sizes = [*(int(n) for n in outcome.measured["n_tokens"].values), 64]
-    columns = 3 if len(sizes) > 3 else len(sizes)
-    figure, axes = plotting.panels(
-        -(-len(sizes) // columns), columns, width=3.5, height=3.0, sharex=True, sharey=True
-    )
-    levels, times = np.linspace(0.005, 0.995, 100), np.geomspace(0.3, 3e4, 140)
-    colours = ListedColormap([colour for _, colour in PHASE_LOOK.values()])
-    measured = measured_phases(outcome).isel(seed=0)
-    for one, n in zip(axes.ravel(), sizes, strict=False):
-        table = [
-            theory.phases(theory.gradient_flow(AssociativeMemory(n, level), times * n)) for level in levels
-        ]
-        one.pcolormesh(
-            times,
-            levels,
-            np.array(table),
-            cmap=colours,
-            vmin=-0.5,
-            vmax=3.5,
-            shading="nearest",
-            rasterized=True,
-        )
-        if n in measured["n_tokens"]:
-            cell = measured.sel(n_tokens=n)
-            for level in cell["noise_level"].values:
-                shown = colours(cell.sel(noise_level=level).values.astype(int))
-                one.scatter(
-                    cell["time"],
-                    np.full(cell.sizes["time"], level),
-                    c=shown,
-                    edgecolors="black",
-                    linewidths=0.7,
-                    s=22,
-                    zorder=3,
-                )
-        one.grid(False)
-        plotting.label_axes(one, title=f"$n={n}$", log="x")
-    for one in axes.ravel()[len(sizes) :]:
-        one.set_axis_off()
-    for one in axes[:, 0]:
-        one.set_ylabel("noise level $\\alpha$")
-    for one in axes.ravel()[max(0, len(sizes) - columns) : len(sizes)]:
-        one.set_xlabel("flow time over $n$")
-        one.tick_params(labelbottom=True)
-    patches = [
-        Patch(facecolor=colour, edgecolor="#888888", label=label) for label, colour in PHASE_LOOK.values()
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
-    return figure
-
-
-FIGURES = {"before_and_after": before_and_after, "decay": decay, "phase_diagram": phase_diagram}
+FIGURES = {"before_and_after": before_and_after, "decay": decay}

@@ -1,5 +1,6 @@
 """The training loop: its steps against recursions written by hand, its readings, and how it fails."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sims.training import DivergedError, make_optimiser, train
+from sims.training import DivergedError, check_schedule, log_spaced_steps, make_optimiser, train
 
 CURVATURE = (0.5, 1.0, 2.0)
 
@@ -134,3 +135,25 @@ def test_divergence_names_the_step_at_which_it_was_seen() -> None:
 def test_bad_settings_are_told(optimiser: str, learning_rate: float, momentum: float, answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
         make_optimiser([torch.zeros(1, requires_grad=True)], optimiser, learning_rate, momentum)
+
+
+def test_log_spaced_steps_keep_their_number_and_ends() -> None:
+    steps = log_spaced_steps(0.5, 0.5, 100.0, 40)
+    assert steps.shape == (40,)
+    assert (steps[0], steps[-1]) == (1, 200)
+    assert np.all(np.diff(steps) >= 0)
+    assert log_spaced_steps(0.5, 0.01, 100.0, 3)[0] == 1, "no reading before the first step"
+
+
+@pytest.mark.parametrize(
+    ("final_time", "n_probes", "message"),
+    [
+        (0.1, 5, "final_time is 0.1; it must be finite and at least flow_step = 0.5."),
+        (float("nan"), 5, "final_time is nan; it must be finite"),
+        (float("inf"), 5, "final_time is inf; it must be finite"),
+        (10.0, 1, "n_probes is 1; it must be at least 2."),
+    ],
+)
+def test_impossible_schedules_are_refused(final_time: float, n_probes: int, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_schedule(0.5, final_time, n_probes)

@@ -139,10 +139,10 @@ def curves_page(experiments: Sequence[Experiment], pages: Sequence[Page]) -> str
         if told:
             lines += ["Told in " + ", ".join(f"{{doc}}`/{page.name}`" for page in told) + ".", ""]
         if experiment.figures:
-            lines += ["| figure | what it shows | call |", "|:--|:--|:--|"]
-            for figure, draw in experiment.figures.items():
-                shows = (inspect.getdoc(draw) or "").split("\n\n")[0].replace("\n", " ")
-                lines.append(f'| {figure} | {_cell(shows)} | `sims.run("{name}").figure("{figure}")` |')
+            lines += [
+                f'- `sims.run("{name}").figure("{figure}")`: {_first_line(function)}'
+                for figure, function in experiment.figures.items()
+            ]
             lines.append("")
     return "\n".join(lines)
 
@@ -205,3 +205,7 @@ def _label(identifier: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _first_line(function: object) -> str:
+    return (getattr(function, "__doc__", None) or "no description.").strip().splitlines()[0]

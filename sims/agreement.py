@@ -16,6 +16,10 @@ FLOAT32_RESOLUTION = 1e-6
 accumulates beyond that is a bias, which the experiment states."""
 
 
+ROUNDING = 1e-13
+"""Relative spread of seeds that float64 alone leaves; the rule below also counts ten times the resolution as rounding."""
+
+
 @dataclass(frozen=True)
 class Agreement:
     """The worst disagreement found.
@@ -68,8 +72,8 @@ def compare(
     - `variables`: those to compare; by default all that both sides have.
     - An entry whose prediction is NaN is skipped. A measurement that is NaN where a prediction is not gives z
       = ∞.
-    - Where the seeds differ by no more than bias and resolution allow (or there is one seed) the run counts as
-      deterministic: any excess gives z = ∞. (With two seeds Student's t would forgive almost anything.)
+    - Where the seeds differ by rounding only (or there is one seed) the run counts as deterministic: any
+      excess gives z = ∞. (With two seeds Student's t would forgive almost anything.)
 
     Raises ValueError when there is nothing to compare, or the coordinates differ.
     """
@@ -133,8 +137,8 @@ def _worst(
     scale = np.maximum(np.abs(np.where(np.isfinite(target), target, 0.0)), 1)
     spread = error * np.sqrt(len(data))
     certain = ~(
-        spread > np.maximum(allowed, 1e-13 * scale)
-    )  # rounding, or NaN: no chance that could excuse an excess
+        spread > max(ROUNDING, 10 * resolution) * scale
+    )  # rounding, or NaN: no chance to excuse an excess
     t = np.where(excess > 0, np.inf, 0.0)
     np.divide(excess, error, out=t, where=~certain & np.isfinite(excess))
     z = equivalent_z(t, len(data) - 1) if len(data) > 1 else t

@@ -101,6 +101,28 @@ _ENTRIES = (
     ),
     Notation(_symbol("k", positive=True), "k", "wave_number", "√(B C), which scales the Bessel argument"),
     Notation(_symbol("y", positive=True), "y", "bessel_solution", "linear solution with q = y′ / (C y)"),
+    Notation(
+        _symbol(r"\ell", real=True), r"\ell", "loss", "softmax cross-entropy, averaged over keys and labels"
+    ),
+    Notation(
+        _symbol("N_c", integer=True, positive=True),
+        "N_c",
+        "n_classes",
+        "number of labels, n + 1 for the noisy memory",
+    ),
+    Notation(
+        _symbol(r"\pi", positive=True),
+        r"\pi",
+        "label_probabilities",
+        "probability of each label, given the key",
+    ),
+    Notation(_symbol("i", integer=True), "i", "label", "index of one label, 1 to N_c"),
+    Notation(
+        _symbol("j", integer=True),
+        "j",
+        "other_label",
+        "index of a label that is summed over, or of a wrong token",
+    ),
 )
 
 SYMBOLS: Mapping[str, Notation] = MappingProxyType({entry.latex: entry for entry in _ENTRIES})

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 
 import sympy
-from sympy import Derivative, Eq, Expr, Function, Symbol, exp, log, sqrt
+from sympy import Derivative, Eq, Expr, Function, exp, log, sqrt
 
 from theory.symbols import symbol
 
@@ -40,9 +40,9 @@ def flow_rates() -> tuple[Expr, Expr, Expr]:
 
 def _gradient() -> Eq:
     """∂loss/∂L_kx for any number of labels: softmax minus label, over n."""
-    labels = Symbol("N_c", integer=True, positive=True)
-    row, entry = Symbol("j", integer=True), Symbol("i", integer=True)
-    logits, target = sympy.IndexedBase(symbol("L")), sympy.IndexedBase(Symbol(r"\pi"))
+    labels = symbol("N_c")
+    row, entry = symbol("j"), symbol("i")
+    logits, target = sympy.IndexedBase(symbol("L")), sympy.IndexedBase(symbol(r"\pi"))
     partition = sympy.Sum(exp(logits[row]), (row, 1, labels))
     loss = (log(partition) - sympy.Sum(target[row] * logits[row], (row, 1, labels))) / n
     inside = {sympy.KroneckerDelta(row, entry): sympy.KroneckerDelta(row, entry)}
@@ -50,7 +50,7 @@ def _gradient() -> Eq:
     slope = slope.replace(
         lambda e: isinstance(e, sympy.Piecewise), lambda e: e.args[0][0]
     )  # the branch 1 ≤ i ≤ N_c
-    return Eq(Derivative(Symbol("loss"), logits[entry]), sympy.simplify(slope), evaluate=False)
+    return Eq(Derivative(symbol(r"\ell"), logits[entry]), sympy.simplify(slope), evaluate=False)
 
 
 def structured_logits(size: int) -> sympy.Matrix:

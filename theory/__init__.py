@@ -1,7 +1,16 @@
 """Predictions: what mathematics says a transformer's memory and reasoning should do.
 
 This package needs numpy, scipy and sympy only. It never imports torch, matplotlib or `sims`, so that agreement with a
-simulation is evidence and not shared code.
+simulation is evidence and not shared code. Its topics are imported when they are first asked for.
 """
 
-__all__: list[str] = []
+import importlib
+from types import ModuleType
+
+__all__ = ["associative_memory", "problems", "symbols"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in __all__:
+        return importlib.import_module(f"theory.{name}")
+    raise AttributeError(f"module 'theory' has no attribute {name!r}")

@@ -94,3 +94,9 @@ def test_bad_times_are_refused(time: float | str) -> None:
 def test_no_noise_is_refused() -> None:
     with pytest.raises(ValueError, match=r"noise_level is 0\.0; .*\(0, 1\)"):
         exact_state(AssociativeMemory(2, 0.0), 1.0)
+
+
+@pytest.mark.parametrize("time", ["abc", None, [1.0]])
+def test_a_time_that_is_no_number_is_refused(time: object) -> None:
+    with pytest.raises(ValueError, match="it must be a number, or a string that holds one"):
+        exact_state(AssociativeMemory(3, 0.3), time)  # type: ignore[arg-type]

@@ -54,7 +54,10 @@ def exact_state(problem: AssociativeMemory, time: float | str | mpf, digits: int
     """
     if not 0 < problem.noise_level < 1:
         raise ValueError(f"noise_level is {problem.noise_level}; the closed form needs it in (0, 1).")
-    target = mpf(time)
+    try:
+        target = mpf(time)
+    except (TypeError, ValueError):
+        raise ValueError(f"time is {time!r}; it must be a number, or a string that holds one.") from None
     if not (mpmath.isfinite(target) and target >= 0):
         raise ValueError(f"time is {time}; it must be finite and at least 0.")
     if target == 0:

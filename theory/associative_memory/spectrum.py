@@ -138,7 +138,10 @@ def certified_crossing_time(problem: AssociativeMemory, digits: int = 30) -> Cer
             return (state.diagonal - state.noise) / (2 * log_clock) - slope
 
         start = mpmath.mpf(_crossing_log_clock(problem))
-        root = mpmath.findroot(lead, (start, start * (1 + mpmath.mpf("1e-9"))), solver="secant")
+        try:
+            root = mpmath.findroot(lead, (start, start * (1 + mpmath.mpf("1e-9"))), solver="secant")
+        except ValueError:
+            raise ArithmeticError(f"the crossing of {problem} was not found to {digits} digits.") from None
         margin = root / (1 + root) * mpmath.mpf(10) ** (-digits) / 8
         low, high = root - margin, root + margin
         if lead(low) * lead(high) >= 0:

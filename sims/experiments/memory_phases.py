@@ -28,7 +28,7 @@ SCALES = {
     "smoke": Scale(
         Config(final_time=200, n_probes=10, width=9),
         {"n_tokens": (2, 8), "noise_level": (0.05, 0.3, 0.7)},
-        n_seeds=1,
+        n_seeds=2,
     ),
     "laptop": Scale(
         Config(final_time=2000, n_probes=24), {"n_tokens": (2, 3, 4, 8), "noise_level": LEVELS}, n_seeds=2

@@ -48,7 +48,7 @@ def test_a_run_has_every_cell_and_seed_in_its_place(toy: str) -> None:
     assert outcome.agreement.holds()
     assert [one.verdict for one in outcome.claims] == ["holds"]
     assert "toy_experiment at smoke scale" in repr(outcome)
-    assert "<table>" in outcome._repr_html_()
+    assert "<table class='dataframe'>" in outcome._repr_html_()
     with pytest.raises(ValueError, match="figure is 'nothing'; toy_experiment has: none"):
         outcome.figure("nothing")
 

@@ -140,3 +140,18 @@ def test_a_file_outside_the_checkout_has_a_digest(
     before = code_digest(outside, tree)
     (tree / "sims/lazy.py").write_text("late = 4\n")
     assert code_digest(outside, tree) != before
+
+
+def test_another_experiment_counts_for_its_simulation_only(tree: Path) -> None:
+    """An experiment that borrows the runs of another one keeps its records when the other's claims change."""
+    borrower = tree / "sims" / "experiments" / "two.py"
+    borrower.write_text(
+        "from sims.experiments import one\n\n\ndef simulate(runs, device):\n    return one.simulate(runs, device)\n"
+    )
+    before = code_digest(borrower, root=tree)
+    lender = tree / "sims" / "experiments" / "one.py"
+    text = lender.read_text()
+    lender.write_text(text + "\nCLAIMS = ('something else',)\n")
+    assert code_digest(borrower, root=tree) == before
+    lender.write_text(text.replace("def simulate(runs, device):", "def simulate(runs, device, speed=2):"))
+    assert code_digest(borrower, root=tree) != before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,14 @@ class DivergedError(ArithmeticError):
 
 
 def make_optimiser(
-    parameters: Sequence[torch.Tensor], optimiser: str, learning_rate: float, momentum: float = 0.0
+    parameters: Sequence[torch.Tensor] | Sequence[dict[str, Any]],
+    optimiser: str,
+    learning_rate: float,
+    momentum: float = 0.0,
 ) -> torch.optim.Optimizer:
     """SGD with heavy-ball momentum, or Adam with its usual constants (which takes no momentum).
+
+    - `parameters`: tensors, or PyTorch's parameter groups, `{"params": [...], "lr": ...}`, each with a learning rate of its own.
 
     Raises ValueError for an unknown name, a learning rate that is not positive, a momentum outside [0, 1), or Adam with one.
     """

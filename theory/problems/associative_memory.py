@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from numbers import Integral, Real
+
+from theory.problems import checks
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,8 @@ class AssociativeMemory:
     noise_level: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.n_tokens, bool) or not isinstance(self.n_tokens, Integral):
-            raise ValueError(f"n_tokens is {self.n_tokens!r}; it must be an integer, at least 1.")
-        if self.n_tokens < 1:
-            raise ValueError(f"n_tokens is {self.n_tokens}; it must be at least 1.")
-        if isinstance(self.noise_level, bool) or not isinstance(self.noise_level, Real):
-            raise ValueError(f"noise_level is {self.noise_level!r}; it must be a number in [0, 1).")
-        if not (math.isfinite(self.noise_level) and self.noise_level >= 0 and float(self.noise_level) < 1):
-            raise ValueError(f"noise_level is {self.noise_level}; it must be in [0, 1).")
-        object.__setattr__(self, "n_tokens", int(self.n_tokens))
-        object.__setattr__(self, "noise_level", float(self.noise_level))
+        object.__setattr__(self, "n_tokens", checks.integer("n_tokens", self.n_tokens, 1))
+        object.__setattr__(self, "noise_level", checks.probability_below_one("noise_level", self.noise_level))
 
     @property
     def n_classes(self) -> int:

@@ -123,6 +123,106 @@ _ENTRIES = (
         "other_label",
         "index of a label that is summed over, or of a wrong token",
     ),
+    Notation(
+        _symbol("N", integer=True, positive=True),
+        "N",
+        "n_tokens (of recall)",
+        "number of ordinary tokens in noisy recall, the trigger included and the noise token not",
+    ),
+    Notation(
+        _symbol("T", integer=True, positive=True),
+        "T",
+        "context_length",
+        "number of tokens that a model sees; the last of them is a trigger",
+    ),
+    Notation(_symbol("s", integer=True, nonnegative=True), "s", "position", "position in a context, 1 to T"),
+    Notation(
+        _symbol(r"\delta", positive=True),
+        r"\delta",
+        "1 / vocabulary_size",
+        "probability of every token before training, 1/(N + 1)",
+    ),
+    Notation(
+        _symbol("p_s", nonnegative=True),
+        "p_s",
+        "trigger_probability",
+        "probability that position s < T holds the trigger",
+    ),
+    Notation(
+        _symbol("Q_s", nonnegative=True),
+        "Q_s",
+        "expected_triggers",
+        "expected number of triggers among the first s < T positions",
+    ),
+    Notation(
+        _symbol(r"n_{\mathsf{q}}", nonnegative=True),
+        r"n_{\mathsf{q}}",
+        "UniformCounts.trigger",
+        "expected number of triggers in a context",
+    ),
+    Notation(
+        _symbol(r"n_{\mathsf{c}}", nonnegative=True),
+        r"n_{\mathsf{c}}",
+        "UniformCounts.noise",
+        "expected number of noise tokens in a context",
+    ),
+    Notation(
+        _symbol(r"n_{\bar y}", nonnegative=True),
+        r"n_{\bar y}",
+        "UniformCounts.target",
+        "expected number of times that its target stands in a context",
+    ),
+    Notation(
+        _symbol(r"n_{\mathsf{g}}", nonnegative=True),
+        r"n_{\mathsf{g}}",
+        "UniformCounts.generic",
+        "expected number of times that a given ordinary token stands in a context, neither trigger nor target",
+    ),
+    Notation(
+        _symbol(r"D_F", real=True),
+        r"D_F",
+        "feed_forward_noise",
+        "margin of the noise token over a generic one after one step of the feed-forward matrix, per learning rate",
+    ),
+    Notation(
+        _symbol(r"D_V", real=True),
+        r"D_V",
+        "value_noise",
+        "the same margin after one step of the value matrix that reads current tokens alone",
+    ),
+    Notation(
+        _symbol(r"R_V", real=True),
+        r"R_V",
+        "value_recall",
+        "margin of the target over a generic token after one step of the value matrix, per learning rate",
+    ),
+    Notation(
+        _symbol(r"\beta", nonnegative=True),
+        r"\beta",
+        "copy_strength",
+        "strength of copying in the first step of the value matrix, per learning rate",
+    ),
+    Notation(
+        _symbol("P_0", nonnegative=True),
+        "P_0",
+        "unrevealed_probability",
+        "probability that a context does not show its target after a trigger",
+    ),
+    Notation(
+        _symbol("h", nonnegative=True), "h", "entropy", "entropy of a label whose target is known, in nats"
+    ),
+    Notation(
+        _symbol(r"\lambda", real=True),
+        r"\lambda",
+        "attention_scale",
+        "scale of the attention scores of the Bayes-optimal construction",
+    ),
+    Notation(
+        _symbol(r"\omega", real=True),
+        r"\omega",
+        "value_scale",
+        "logit that the Bayes-optimal construction gives a copied token",
+    ),
 )
 
 SYMBOLS: Mapping[str, Notation] = MappingProxyType({entry.latex: entry for entry in _ENTRIES})

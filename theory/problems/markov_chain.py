@@ -86,6 +86,11 @@ class MarkovChain:
         Raises ValueError when a token was never followed by any, besides what the class raises.
         """
         first, pairs = np.asarray(initial, float), np.asarray(transition, float)
+        for name, table in (("initial", first), ("transition", pairs)):
+            if not np.all(np.isfinite(table) & (table >= 0)):
+                raise ValueError(f"{name} has a count {table.min()}; counts must be finite, and 0 at least.")
+        if not first.sum() > 0:
+            raise ValueError("initial has no counts; at least one token must have been seen.")
         if pairs.ndim == 2 and not np.all(pairs.sum(1) > 0):
             row = int(np.argmin(pairs.sum(1)))
             raise ValueError(f"transition has no counts in row {row}; every token must be followed by one.")

@@ -103,7 +103,9 @@ class NoisyRecall:
 
         - `triggers`: the tokens, or their number: then the most frequent ones (by `chain.initial`), the noise token left out.
         """
-        if isinstance(triggers, int) and not isinstance(triggers, bool):
+        if isinstance(triggers, tuple | list | range | np.ndarray):
+            chosen: tuple[int, ...] = tuple(triggers)
+        else:
             count = checks.integer("triggers", triggers, 1)
             order = [
                 int(token) for token in np.argsort(-chain.initial, kind="stable") if token != noise_token
@@ -112,9 +114,7 @@ class NoisyRecall:
                 raise ValueError(
                     f"triggers is {count}; it must be at most {len(order)}, the tokens there are."
                 )
-            chosen: tuple[int, ...] = tuple(order[:count])
-        else:
-            chosen = tuple(triggers)  # type: ignore[arg-type]
+            chosen = tuple(order[:count])
         return cls(
             chain, context_length, noise_level, chosen, noise_token, tuple(range(chain.n_tokens)), "repeated"
         )

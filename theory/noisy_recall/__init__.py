@@ -1,0 +1,137 @@
+"""Noisy in-context recall: its data, its best possible answer, and how a one-layer model learns it, exactly where that can be.
+
+`counts` and `bayes` are about the data, `first_step`, `gradient_noise` and `second_stage` about the first gradient steps,
+`order_parameters` about the whole training, `value_spectrum` about surgery, `construction` about the best weights. `proof`
+derives the closed forms in SymPy. 𝗊 is the trigger, 𝖼 the noise token (the paper's τ), ȳ the target.
+"""
+
+from theory.noisy_recall.bayes import (
+    Estimate,
+    Risk,
+    bayes_answers,
+    bayes_risk,
+    entropy,
+    monte_carlo_risk,
+    unrevealed_answer,
+    unrevealed_probability,
+)
+from theory.noisy_recall.construction import Weights, construction, construction_risk
+from theory.noisy_recall.counts import (
+    Counts,
+    UniformCounts,
+    counts,
+    expected_triggers,
+    kernel,
+    label_probabilities,
+    marginals,
+    trigger_probability,
+    uniform_counts,
+)
+from theory.noisy_recall.first_step import (
+    FirstStep,
+    Margins,
+    copy_strength,
+    first_step,
+    leading_margins,
+    margins,
+    uniform_margins,
+)
+from theory.noisy_recall.gradient_noise import (
+    EntryMoments,
+    PairSignal,
+    entry_moments,
+    feed_forward_noise_first,
+    pair_signal,
+    recall_accuracy,
+)
+from theory.noisy_recall.order_parameters import (
+    CLASSES,
+    KEYS,
+    Answers,
+    ContextTable,
+    LearningRates,
+    State,
+    answers,
+    context_table,
+    gradient,
+    gradient_descent,
+    gradient_flow,
+)
+from theory.noisy_recall.proof import derivation, residuals
+from theory.noisy_recall.sampling import Sequences, draw_sequences, scored_positions
+from theory.noisy_recall.second_stage import (
+    KeyQueryStep,
+    copy_map,
+    key_query_step,
+    leading_key_query_step,
+    optimal_feed_forward,
+)
+from theory.noisy_recall.value_spectrum import (
+    ValueSpectrum,
+    focused_late_ratio,
+    truncated,
+    value_spectrum,
+    without_noise_component,
+)
+
+__all__ = [
+    "CLASSES",
+    "KEYS",
+    "Answers",
+    "ContextTable",
+    "Counts",
+    "EntryMoments",
+    "Estimate",
+    "FirstStep",
+    "KeyQueryStep",
+    "LearningRates",
+    "Margins",
+    "PairSignal",
+    "Risk",
+    "Sequences",
+    "State",
+    "UniformCounts",
+    "ValueSpectrum",
+    "Weights",
+    "answers",
+    "bayes_answers",
+    "bayes_risk",
+    "construction",
+    "construction_risk",
+    "context_table",
+    "copy_map",
+    "copy_strength",
+    "counts",
+    "derivation",
+    "draw_sequences",
+    "entropy",
+    "entry_moments",
+    "expected_triggers",
+    "feed_forward_noise_first",
+    "first_step",
+    "focused_late_ratio",
+    "gradient",
+    "gradient_descent",
+    "gradient_flow",
+    "kernel",
+    "key_query_step",
+    "label_probabilities",
+    "leading_key_query_step",
+    "leading_margins",
+    "marginals",
+    "margins",
+    "monte_carlo_risk",
+    "optimal_feed_forward",
+    "pair_signal",
+    "recall_accuracy",
+    "residuals",
+    "scored_positions",
+    "trigger_probability",
+    "truncated",
+    "uniform_counts",
+    "uniform_margins",
+    "unrevealed_answer",
+    "unrevealed_probability",
+    "value_spectrum",
+    "without_noise_component",
+]

@@ -1,0 +1,514 @@
+"""What does the one-layer model learn first, and do a handful of order parameters predict its whole training?
+
+The model of the theory (orthonormal embeddings, feed-forward and attention, zero start) is trained by minibatch gradient
+descent on noisy recall. It is read on fresh contexts that show their target, whole and after surgery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.figure import Figure
+
+from sims import plotting
+from sims.contract import Claim, Finding, Scale
+from sims.interventions.low_rank import Spectrum
+from sims.models.one_layer_recall import OneLayerRecall, build
+from sims.outcome import Outcome
+from sims.probes import noisy_recall as probes
+from sims.statistics import mean_interval
+from sims.streams import torch_generator
+from sims.tasks.noisy_recall import Sampler, last_token_loss
+from sims.training import log_spaced_steps, make_optimiser, train
+from theory import noisy_recall as theory
+from theory.problems import NoisyRecall
+
+NAME = "recall_training"
+CUTS = ("full", "no feed-forward", "drop noise", "drop top", "keep best")
+"""Models that are read: whole; attention alone; the value matrix without the component of the noise token, without its
+largest one, and truncated to that number of components (1 to N − 1) which answers best."""
+THEORY_CONTEXTS = 4096
+
+
+@dataclass(frozen=True)
+class Config:
+    """One training of the one-layer model.
+
+    - `n_tokens`, `context_length`, `noise_level`: the problem, on the uniform chain. `batch_size`: sequences a step.
+    - `feed_forward_rate`, `value_rate`, `key_query_rate`: learning rates; 0 freezes a matrix at zero.
+    - `value_features`: what the value matrix reads, "current" or "both"; the feed-forward matrix and the query read the
+      current token.
+    - `final_step`: last step. `n_probes`: readings, spaced evenly in ln(1 + step). `n_evaluation`: fresh contexts a reading.
+    """
+
+    n_tokens: int = 8
+    context_length: int = 64
+    noise_level: float = 0.3
+    batch_size: int = 256
+    feed_forward_rate: float = 1.0
+    value_rate: float = 1.0
+    key_query_rate: float = 1.0
+    value_features: str = "current"
+    final_step: int = 1500
+    n_probes: int = 30
+    n_evaluation: int = 2048
+
+    def __post_init__(self) -> None:
+        model = build(self.problem, 1, value_features=self.value_features)
+        model.parameter_groups(
+            feed_forward=self.feed_forward_rate, value=self.value_rate, key_query=self.key_query_rate
+        )
+        for name, least in (("batch_size", 1), ("final_step", 1), ("n_probes", 2), ("n_evaluation", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}.")
+
+    @property
+    def problem(self) -> NoisyRecall:
+        """The problem of this run."""
+        return NoisyRecall.theory_version(self.n_tokens, self.context_length, self.noise_level)
+
+    @property
+    def probe_steps(self) -> np.ndarray:
+        """Steps after which the model is read, int."""
+        return log_spaced_steps(1.0, 1.0, float(self.final_step), self.n_probes)
+
+
+SCALES = {
+    "smoke": Scale(
+        Config(final_step=400, n_probes=10, batch_size=128, n_evaluation=1024),
+        {"noise_level": (0.3,)},
+        n_seeds=3,
+    ),
+    "laptop": Scale(Config(), {"noise_level": (0.3, 0.45, 0.6)}, n_seeds=6),
+    "paper": Scale(
+        Config(n_tokens=64, context_length=1024, batch_size=2048, final_step=20000, n_probes=60),
+        {"noise_level": (0.1, 0.3, 0.5, 0.7)},
+        n_seeds=5,
+    ),
+}
+COMPARED = {
+    "target": 0.03,
+    "noise": 0.02,
+    "attention_target": 0.04,
+    "feed_forward_margin": 0.06,
+    "value_noise_margin": 0.06,
+}
+"""What minibatches shift that the population flow leaves out: on the steep rise a step or two early or late (some 2 % of a
+probability a step), and logits that settle a little off; and the flow's own Monte Carlo error, a tenth of it."""
+
+
+def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
+    """Train the stacked runs (equal configs), each on its own sequences; variables over `step`, some over `cut` too."""
+    config = runs[0][0]
+    problem = config.problem
+    sampler = Sampler(problem, device)
+    draws = [torch_generator(NAME, "sequences", seed, device) for _, seed in runs]
+    fresh = [
+        sampler.draw(config.n_evaluation, torch_generator(NAME, "evaluation", seed, device))
+        for _, seed in runs
+    ]
+    contexts = torch.stack([batch.contexts for batch in fresh])
+    targets = torch.stack([batch.targets[:, 0] for batch in fresh])
+    model = build(problem, len(runs), value_features=config.value_features, device=device)
+    groups = model.parameter_groups(
+        feed_forward=config.feed_forward_rate, value=config.value_rate, key_query=config.key_query_rate
+    )
+    optimiser = make_optimiser(groups, "sgd", 1.0)
+
+    def loss() -> torch.Tensor:
+        batches = [sampler.draw(config.batch_size, draw) for draw in draws]
+        seen = torch.stack([batch.contexts for batch in batches])
+        return last_token_loss(model.logits(seen), torch.stack([batch.labels[:, -1] for batch in batches]))
+
+    read = train(optimiser, loss, config.probe_steps, lambda: readings(model, problem, contexts, targets))
+    return [
+        xr.Dataset(
+            {
+                name: (("cut", "step") if values.ndim == 3 else ("step",), values[place])
+                for name, values in read.items()
+            },
+            {"step": config.probe_steps, "cut": list(CUTS)},
+        )
+        for place in range(len(runs))
+    ]
+
+
+def readings(
+    model: OneLayerRecall, problem: NoisyRecall, contexts: torch.Tensor, targets: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """All that is read off the models; arrays (seeds,), and (seeds, cuts) for `cut_target`, `cut_noise`, `cut_accuracy`."""
+    attention = model.attention(contexts)
+    shares = probes.attention_shares(attention, contexts, problem, targets)
+    classes = probes.order_parameters(model, problem)
+    shown = _target_shown(contexts, targets, problem)
+    answers = _cut_answers(model, problem, contexts, targets, shown)
+    full = model.logits(contexts).double().log_softmax(-1)
+    right = full.gather(-1, targets[..., None])[..., 0]
+    label_loss = -(1 - problem.noise_level) * right - problem.noise_level * full[..., problem.noise_token]
+    spectrum = _value_spectrum(model, problem)
+    return {
+        "target": answers["cut_target"][:, 0],
+        "noise": answers["cut_noise"][:, 0],
+        **answers,
+        **spectrum,
+        "attention_target": shares["target_given_present"],
+        "attention_noise": shares["noise_given_present"],
+        "feed_forward_margin": classes["feed_forward"][:, 0] - classes["feed_forward"][:, 2],
+        "value_noise_margin": _value_noise_margin(classes["value"], problem),
+        "loss": label_loss.mean(-1).numpy(force=True),
+        "loss_shown": np.array(
+            [float(one[here].mean()) for one, here in zip(label_loss, shown, strict=True)]
+        ),
+        "spread": classes["spread"],
+    }
+
+
+def _value_noise_margin(value: np.ndarray, problem: NoisyRecall) -> np.ndarray:
+    """Lead of the noise token over a generic one that a mean ordinary token is given by the value matrix, (seeds,)."""
+    n = problem.vocabulary_size - 2
+    return value[:, 2] - (value[:, 8] + (n - 1) * value[:, 9]) / n
+
+
+def _target_shown(contexts: torch.Tensor, targets: torch.Tensor, problem: NoisyRecall) -> torch.Tensor:
+    """Whether a trigger is followed by its target somewhere in the context, bool (seeds, batch)."""
+    after = contexts[..., :-1] == problem.trigger
+    return (after & (contexts[..., 1:] == targets[..., None])).any(-1)
+
+
+def _cut_answers(
+    model: OneLayerRecall,
+    problem: NoisyRecall,
+    contexts: torch.Tensor,
+    targets: torch.Tensor,
+    shown: torch.Tensor,
+) -> dict[str, np.ndarray]:
+    """Mean probabilities of target and noise, and accuracy among the two, of every cut on contexts that show the target."""
+    size = problem.vocabulary_size
+    block = Spectrum(model.value[..., :size])
+    place = block.left[:, problem.noise_token, :].abs().argmax(-1)
+    rows = torch.arange(len(place), device=place.device)
+    component = (
+        block.left[rows, :, place][:, :, None]
+        * block.singular_values[rows, place][:, None, None]
+        * block.right[rows, place][:, None, :]
+    )
+    rest = model.value[..., size:]
+    kept = [block.keep_top(count) for count in range(1, size - 1)]
+    changed = {
+        "drop noise": [(block.matrix.double() - component).to(block.matrix.dtype)],
+        "drop top": [block.drop_top(1)],
+        "keep best": kept,
+    }
+    found: dict[str, list[np.ndarray]] = {"cut_target": [], "cut_noise": [], "cut_accuracy": []}
+    for cut in CUTS:
+        parts = ("attention",) if cut == "no feed-forward" else ("feed_forward", "attention")
+        options = [torch.cat([one, rest], -1) for one in changed[cut]] if cut in changed else [model.value]
+        answers = []
+        for value in options:
+            logits = model.logits(contexts, parts, value=value)
+            shares = probes.answer_probabilities(logits, targets, problem, shown)
+            right = logits.argmax(-1) == targets
+            accuracy = [float(one[here].double().mean()) for one, here in zip(right, shown, strict=True)]
+            answers.append([shares["target"], shares["noise"], np.array(accuracy)])
+        table = np.array(answers)
+        best = table[:, 0].argmax(0)
+        for row, name in enumerate(found):
+            found[name].append(table[best, row, np.arange(len(best))])
+    return {name: np.stack(values, axis=1) for name, values in found.items()}
+
+
+def _value_spectrum(model: OneLayerRecall, problem: NoisyRecall) -> dict[str, np.ndarray]:
+    """Singular value and rank of the noise component of the value matrix, and the mean one of its copying part, (seeds,)."""
+    size = problem.vocabulary_size
+    value = model.value[..., :size].detach().double()
+    block = Spectrum(value)
+    place = block.left[:, problem.noise_token, :].abs().argmax(-1)
+    generic = list(problem.targets)
+    centred = value[:, generic][:, :, generic]
+    centred = centred - centred.mean(1, keepdim=True)
+    centred = centred - centred.mean(2, keepdim=True)
+    copying = torch.linalg.svdvals(centred)[:, :-1].mean(-1)
+    return {
+        "noise_singular_value": block.singular_values.gather(-1, place[:, None])[:, 0].numpy(force=True),
+        "signal_singular_value": copying.numpy(force=True),
+        "noise_place": place.double().numpy(force=True),
+    }
+
+
+def predict(config: Config) -> xr.Dataset:
+    """Theory: the order parameters' flow, its Monte Carlo error small against the minibatch's effects (`theory_error`)."""
+    problem, steps = config.problem, config.probe_steps
+    rates = theory.LearningRates(config.feed_forward_rate, config.value_rate, config.key_query_rate)
+    features = "both" if config.value_features == "both" else "current"
+    halves = []
+    for half in range(2):
+        rng = np.random.default_rng(half)
+        table = theory.context_table(problem, THEORY_CONTEXTS // 2, rng)
+        states = theory.gradient_flow(table, rates, steps, features, relative_tolerance=1e-4)
+        halves.append(_predicted_readings(config, table, states))
+    values = {name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}
+    values["theory_error"] = abs(halves[0]["target"] - halves[1]["target"]) / 2
+    coordinates = {"step": steps, "cut": list(CUTS)}
+    return xr.Dataset(
+        {name: (("cut", "step") if value.ndim == 2 else "step", value) for name, value in values.items()},
+        coordinates,
+    )
+
+
+def _predicted_readings(
+    config: Config, table: theory.ContextTable, states: Sequence[theory.State]
+) -> dict[str, np.ndarray]:
+    n_tokens = config.n_tokens
+    features = "both" if config.value_features == "both" else "current"
+    rows: dict[str, list[object]] = {}
+    for state in states:
+        whole = theory.answers(state, table, features)
+        spectrum = theory.value_spectrum(state, n_tokens)
+        shown = whole.target_shown
+        row: dict[str, object] = {
+            "attention_target": whole.attention_target[shown].mean(),
+            "attention_noise": whole.attention_noise[shown].mean(),
+            "feed_forward_margin": state.feed_forward[0] - state.feed_forward[2],
+            "value_noise_margin": _value_noise_margin(state.value[None], config.problem)[0],
+            "loss": whole.loss(config.noise_level),
+            "noise_singular_value": spectrum.noise,
+            "signal_singular_value": spectrum.signal,
+            "noise_place": float(spectrum.noise_place),
+        }
+        cuts = {
+            "full": whole,
+            "no feed-forward": theory.answers(state, table, features, use_feed_forward=False),
+            "drop noise": theory.answers(theory.without_noise_component(state, n_tokens), table, features),
+        }
+        row["cut_target"] = [cuts[cut].target[shown].mean() if cut in cuts else np.nan for cut in CUTS]
+        row["cut_noise"] = [cuts[cut].noise[shown].mean() if cut in cuts else np.nan for cut in CUTS]
+        row["target"], row["noise"] = whole.target[shown].mean(), whole.noise[shown].mean()
+        for name, value in row.items():
+            rows.setdefault(name, []).append(value)
+    return {name: np.moveaxis(np.array(value, dtype=float), 0, -1) for name, value in rows.items()}
+
+
+def example(rng: np.random.Generator) -> Config:
+    """A random problem, small enough for a check."""
+    return Config(
+        n_tokens=int(rng.integers(5, 9)),
+        context_length=int(rng.integers(40, 64)),
+        noise_level=float(rng.uniform(0.2, 0.5)),
+        value_features=str(rng.choice(["current", "both"])),
+        final_step=300,
+        n_probes=8,
+        n_evaluation=1024,
+    )
+
+
+def last_reading(outcome: Outcome, name: str, cut: str | None = None) -> xr.DataArray:
+    """A variable at the last step, of one cut if it has cuts."""
+    values = outcome.measured[name].isel(step=-1)
+    return values if cut is None else values.sel(cut=cut)
+
+
+def worst_over_cells(values: xr.DataArray, *, largest: bool) -> tuple[float, tuple[float, float]]:
+    """Mean and interval over seeds in the cell whose mean is the worst: the largest, or the smallest, of all."""
+    cells = [str(name) for name in values.dims if name != "seed"]
+    if not cells:
+        return mean_interval(np.asarray(values))
+    stacked = values.stack(cell=cells)
+    means = stacked.mean("seed").values
+    worst = int(np.argmax(means) if largest else np.argmin(means))
+    return mean_interval(np.asarray(stacked.isel(cell=worst)))
+
+
+def _crossing(values: xr.DataArray, level: float) -> xr.DataArray:
+    """First step at which a variable over `step` reaches the level, linear in ln step between readings; NaN if it never does."""
+
+    def one(row: np.ndarray, steps: np.ndarray) -> float:
+        above = np.nonzero(row >= level)[0]
+        if not len(above):
+            return np.nan
+        place = int(above[0])
+        if place == 0:
+            return float(steps[0])
+        share = (level - row[place - 1]) / (row[place] - row[place - 1])
+        low, high = np.log(steps[place - 1]), np.log(steps[place])
+        return float(np.exp(low + share * (high - low)))
+
+    return xr.apply_ufunc(one, values, values["step"], input_core_dims=[["step"], ["step"]], vectorize=True)
+
+
+def _trajectories(outcome: Outcome) -> Finding:
+    gaps = abs(outcome.measured["target"].mean("seed") - outcome.predicted["target"])
+    value, interval = mean_interval(
+        np.asarray(
+            abs(outcome.measured["target"] - outcome.predicted["target"]).mean(
+                [name for name in outcome.measured["target"].dims if name != "seed"]
+            )
+        )
+    )
+    largest = float(gaps.max())
+    holds = interval[1] <= 0.03 and largest <= 0.1
+    return Finding(
+        value, interval, 0.0, "holds" if holds else "fails",
+        f"mean distance of the target's probability from the flow; largest, of seed means: {largest:.3f}",
+    )  # fmt: skip
+
+
+def _order(outcome: Outcome) -> Finding:
+    first = _crossing(outcome.measured["noise"] / outcome.measured["noise_level"], 0.5)
+    second = _crossing(outcome.measured["attention_target"], 0.5)
+    value, interval = worst_over_cells(second / first, largest=False)
+    if np.isnan(value):
+        return Finding(
+            value, interval, None, "not_measured", "attention has not found the target in all runs"
+        )
+    line_first = _crossing(outcome.predicted["noise"] / outcome.measured["noise_level"], 0.5)
+    line = float((_crossing(outcome.predicted["attention_target"], 0.5) / line_first).min())
+    return Finding(
+        value, interval, line, "holds" if interval[0] >= 5 else "fails",
+        "step at which attention has half its weight on the target, over that of half the noise level; smallest over cells",
+    )  # fmt: skip
+
+
+def _attention(outcome: Outcome) -> Finding:
+    value, interval = worst_over_cells(last_reading(outcome, "attention_target"), largest=False)
+    noise, noise_interval = worst_over_cells(last_reading(outcome, "attention_noise"), largest=True)
+    line = float(outcome.predicted["attention_target"].isel(step=-1).min())
+    holds = interval[0] >= 0.85 and noise_interval[1] <= 0.05
+    return Finding(
+        value, interval, line, "holds" if holds else "fails",
+        f"attention on (trigger, target), smallest over cells; on (trigger, noise) at most {noise:.3f}",
+    )  # fmt: skip
+
+
+def _drop(outcome: Outcome) -> Finding:
+    dropped = last_reading(outcome, "cut_target", "no feed-forward")
+    value, interval = worst_over_cells(dropped, largest=False)
+    noise = worst_over_cells(last_reading(outcome, "cut_noise", "no feed-forward"), largest=True)[1][1]
+    line = float(outcome.predicted["cut_target"].sel(cut="no feed-forward").isel(step=-1).min())
+    holds = interval[0] >= 0.85 and noise <= 0.1
+    return Finding(
+        value, interval, line, "holds" if holds else "fails",
+        f"probability of the target without the feed-forward matrix, smallest over cells; noise below {noise:.3f}",
+    )  # fmt: skip
+
+
+def _risk(outcome: Outcome) -> Finding:
+    best = xr.DataArray(
+        [theory.entropy(float(level)) for level in np.atleast_1d(outcome.measured["noise_level"].values)],
+        {"noise_level": np.atleast_1d(outcome.measured["noise_level"].values)},
+        ["noise_level"],
+    )
+    excess = last_reading(outcome, "loss_shown") - best.squeeze(
+        drop="noise_level" not in outcome.measured.dims
+    )
+    value, interval = worst_over_cells(excess, largest=True)
+    return Finding(
+        value, interval, None, "holds" if interval[1] <= 0.05 else "fails",
+        "loss on contexts that show the target, above the entropy of the label, in nats; largest over cells",
+    )  # fmt: skip
+
+
+CLAIMS = (
+    Claim(
+        "C0.23",
+        "ours",
+        "The flow of the order parameters predicts the training of the one-layer model, step by step.",
+        "Probability of the target within 0.03 of the flow on average and, for means over seeds, 0.1 everywhere.",
+        _trajectories,
+    ),
+    Claim(
+        "C0.24",
+        "paper",
+        "The common noise is learnt long before attention finds the target (compare C0.3).",
+        "Attention needs at least 5 times as many steps for half its weight as the noise for half its level, in every cell.",
+        _order,
+    ),
+    Claim(
+        "C0.25",
+        "paper",
+        "Attention ends on the target after the trigger and off the noise after it (compare C0.4).",
+        "On contexts that show the target: at least 0.85 on (trigger, target), at most 0.05 on (trigger, noise), in every cell.",
+        _attention,
+    ),
+    Claim(
+        "C0.26",
+        "paper",
+        "Without its feed-forward matrix the trained model answers with the target (compare C0.2).",
+        "Probability of the target at least 0.85 and of the noise at most 0.1, in every cell.",
+        _drop,
+    ),
+    Claim(
+        "C0.27",
+        "ours",
+        "Where the target is shown, the trained model comes close to the Bayes risk.",
+        "Loss at most 0.05 nats above the entropy of the label, in every cell.",
+        _risk,
+    ),
+)
+
+
+def _levels(outcome: Outcome) -> list[float]:
+    return [float(one) for one in outcome.measured["noise_level"].values]
+
+
+def answers_over_time(outcome: Outcome) -> Figure:
+    """Probabilities of target and noise over training, whole and without feed-forward, one panel a noise level."""
+    levels = _levels(outcome)
+    figure, axes = plotting.panels(1, len(levels), width=3.4, height=3.0, sharey=True)
+    styles = (
+        ("full", "cut_target", plotting.PALETTE[0], "target"),
+        ("full", "cut_noise", plotting.PALETTE[1], "noise"),
+        ("no feed-forward", "cut_target", plotting.PALETTE[5], "target, no feed-forward"),
+        ("no feed-forward", "cut_noise", plotting.PALETTE[4], "noise, no feed-forward"),
+    )
+    for one, level in zip(axes[0], levels, strict=True):
+        for cut, name, colour, label in styles:
+            line = outcome.predicted[name].sel(noise_level=level, cut=cut)
+            points = outcome.measured[name].sel(noise_level=level, cut=cut)
+            plotting.draw_theory(one, line["step"], line, color=colour)
+            plotting.draw_simulation(one, points, points["step"], color=colour, label=label)
+        plotting.label_axes(one, title=f"$\\alpha={level:g}$", x="step", log="x")
+    axes[0, 0].set_ylabel("probability")
+    plotting.shared_legend(figure, axes[0, 0])
+    return figure
+
+
+def order_of_events(outcome: Outcome) -> Figure:
+    """Margins of both matrices for the noise, and attention on target and noise, over training, one column a noise level."""
+    levels = _levels(outcome)
+    figure, axes = plotting.panels(2, len(levels), width=3.4, height=2.5, sharex=True, sharey="row")
+    rows = (
+        (
+            ("feed_forward_margin", plotting.PALETTE[1], "feed-forward: noise over generic"),
+            ("value_noise_margin", plotting.PALETTE[4], "value: noise over generic"),
+            ("signal_singular_value", plotting.PALETTE[0], "value: copying"),
+        ),
+        (
+            ("attention_target", plotting.PALETTE[2], "attention on (trigger, target)"),
+            ("attention_noise", plotting.PALETTE[3], "attention on (trigger, noise)"),
+        ),
+    )
+    for column, level in enumerate(levels):
+        for row, curves in enumerate(rows):
+            one = axes[row, column]
+            for name, colour, label in curves:
+                line = outcome.predicted[name].sel(noise_level=level)
+                points = outcome.measured[name].sel(noise_level=level)
+                plotting.draw_theory(one, line["step"], line, color=colour)
+                plotting.draw_simulation(one, points, points["step"], color=colour, label=label)
+            plotting.label_axes(
+                one, title="" if row else f"$\\alpha={level:g}$", x="step" if row else "", log="x"
+            )
+    axes[0, 0].set_ylabel("logit (nats)")
+    axes[1, 0].set_ylabel("attention")
+    handles = [pair for row in (0, 1) for pair in zip(*axes[row, 0].get_legend_handles_labels(), strict=True)]
+    figure.legend(
+        [one for one, _ in handles], [name for _, name in handles], loc="outside lower center", ncols=3
+    )
+    return figure
+
+
+FIGURES = {"answers_over_time": answers_over_time, "order_of_events": order_of_events}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -243,7 +244,7 @@ def predict(config: Config) -> xr.Dataset:
     """Theory: the order parameters' flow, its Monte Carlo error small against the minibatch's effects (`theory_error`)."""
     problem, steps = config.problem, config.probe_steps
     rates = theory.LearningRates(config.feed_forward_rate, config.value_rate, config.key_query_rate)
-    features = "both" if config.value_features == "both" else "current"
+    features: Literal["current", "both"] = "both" if config.value_features == "both" else "current"
     halves = []
     for half in range(2):
         rng = np.random.default_rng(half)
@@ -263,7 +264,7 @@ def _predicted_readings(
     config: Config, table: theory.ContextTable, states: Sequence[theory.State]
 ) -> dict[str, np.ndarray]:
     n_tokens = config.n_tokens
-    features = "both" if config.value_features == "both" else "current"
+    features: Literal["current", "both"] = "both" if config.value_features == "both" else "current"
     rows: dict[str, list[object]] = {}
     for state in states:
         whole = theory.answers(state, table, features)

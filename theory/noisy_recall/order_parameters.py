@@ -346,12 +346,13 @@ def gradient_flow(
     def rate(_: float, vector: np.ndarray) -> np.ndarray:
         return speed * gradient(State.from_vector(vector), table, features).vector()
 
+    times, place = np.unique(wanted, return_inverse=True)
     solved = solve_ivp(
-        rate, (0, wanted[-1]), first, "LSODA", wanted, rtol=relative_tolerance, atol=relative_tolerance / 10
+        rate, (0, times[-1]), first, "LSODA", times, rtol=relative_tolerance, atol=relative_tolerance / 10
     )
     if not solved.success:
         raise ArithmeticError(f"the order parameters could not be integrated: {solved.message}")
-    return [State.from_vector(column) for column in solved.y.T]
+    return [State.from_vector(solved.y[:, index]) for index in place]
 
 
 def gradient_descent(

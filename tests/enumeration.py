@@ -55,8 +55,7 @@ class Enumeration(NamedTuple):
 
 @cache
 def enumeration(problem: NoisyRecall) -> Enumeration:
-    """`sequences` as arrays, impossible ones left out. For one scored token, sequences that the trigger's insertion makes equal stay
-    apart: their probabilities add up."""
+    """`sequences` as arrays, impossible ones left out; each sequence of a target stands there once."""
     found = [one for one in sequences(problem) if one[2] > 0]
     targets, tokens, probability = zip(*found, strict=True)
     return Enumeration(np.array(targets), np.array(tokens), np.array(probability))
@@ -70,7 +69,7 @@ def given_target(problem: NoisyRecall, target: int) -> tuple[np.ndarray, np.ndar
 
 
 def inputs(contexts: np.ndarray, size: int) -> np.ndarray:
-    """x_t of contexts (M, T), shape (M, T, 2 V): one-hot of the current token, then of the previous one (none before the first)."""
+    """x_t of contexts (M, T), shape (M, T, 2 V): one-hot of the current token, then of the previous one (if any)."""
     found = np.zeros((*contexts.shape, 2 * size))
     found[..., :size] = np.eye(size)[contexts]
     found[:, 1:, size:] = np.eye(size)[contexts[:, :-1]]

@@ -1,7 +1,8 @@
 """What does one gradient step from zero put into each matrix, and what do the steps after it?
 
-Gradients of the one-layer model by automatic differentiation on many sequences, in float64, at three points: all weights zero; the
-feed-forward matrix at its optimum; and, besides, a value matrix that copies. Context length is four tokens for each ordinary one.
+Gradients of the one-layer model by automatic differentiation on many sequences, in float64, at three points: all weights
+zero; the feed-forward matrix at its optimum; and, besides, a value matrix that copies. Context length is four tokens
+for each ordinary one.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ def _ratio(outcome: Outcome) -> Finding:
     holds = abs(times["current"][0] - 1) <= 0.15 and abs(times["both"][0] - 2) <= 0.3
     return Finding(
         times["both"][0], interval, float(expected.sel(features="both")), "holds" if holds else "fails",
-        f"N times the ratio of margins, both features, N = {n}; current alone {times['current'][0]:.3f}; their quotient {value:.3f}",
+        f"N times the ratio of margins, both features, N = {n}; current alone {times['current'][0]:.3f}; quotient {value:.3f}",
     )  # fmt: skip
 
 

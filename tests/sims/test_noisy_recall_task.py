@@ -6,7 +6,6 @@ Every statistical test fixes its seed, and has the number of such tests in the f
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from scipy import special
 
 from sims.statistics import z_threshold
 from sims.tasks.noisy_recall import Batch, Sampler, alias_tables, last_token_loss
+from tests.enumeration import sequences
 from tests.strategies import markov_chains, noisy_recalls
 from theory.problems import MarkovChain, NoisyRecall
 
@@ -47,35 +47,6 @@ def check_counts(counts: np.ndarray, expected: np.ndarray, groups: int = 1, leas
     assert statistic <= threshold, (
         f"χ² {statistic:.1f}, {freedom} degrees of freedom, threshold {threshold:.1f}"
     )
-
-
-def sequences(problem: NoisyRecall) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], float]]:
-    """All (targets, sequence of T + 1 tokens, probability), token by token from the definition."""
-    size, length = problem.vocabulary_size, problem.context_length
-    chain, level = problem.chain, problem.noise_level
-    for targets in itertools.product(problem.targets, repeat=len(problem.triggers)):
-        answer = dict(zip(problem.triggers, targets, strict=True))
-
-        def following(before: int, token: int, answer: dict[int, int] = answer) -> float:
-            if before not in answer:
-                return float(chain.transition[before, token])
-            return (1 - level) * (token == answer[before]) + level * (token == problem.noise_token)
-
-        grown: list[tuple[tuple[int, ...], float]] = [
-            ((token,), float(chain.initial[token])) for token in range(size)
-        ]
-        for position in range(2, length + 2):
-            if problem.scored == "last" and position == length:
-                grown = [((*start, problem.triggers[0]), p) for start, p in grown]
-                continue
-            grown = [
-                ((*start, token), p * following(start[-1], token))
-                for start, p in grown
-                for token in range(size)
-                if p and following(start[-1], token)
-            ]
-        for sequence, p in grown:
-            yield targets, sequence, p / len(problem.targets) ** len(problem.triggers)
 
 
 TINY = {

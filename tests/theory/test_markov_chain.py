@@ -63,6 +63,20 @@ def test_a_token_that_nothing_follows_is_refused() -> None:
         MarkovChain.from_counts([1, 2], [[1, 1], [0, 0]])  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("initial", "transition", "answer"),
+    [
+        ([0, 0], [[1, 1], [1, 0]], r"initial has no counts; at least one token must have been seen\."),
+        ([2, -1], [[1, 1], [1, 0]], r"initial has a count -1\.0; counts must be finite, and 0 at least\."),
+        ([1, 1], [[1, 2], [3, -2]], r"transition has a count -2\.0; counts must be finite, and 0 at least\."),
+        ([1, math.inf], [[1, 2], [3, 2]], r"initial has a count .*; counts must be finite, and 0 at least\."),
+    ],
+)
+def test_bad_counts_are_refused_in_one_sentence(initial: object, transition: object, answer: str) -> None:
+    with pytest.raises(ValueError, match=answer):
+        MarkovChain.from_counts(initial, transition)  # type: ignore[arg-type]
+
+
 @given(chain=markov_chains(1, 6))
 def test_rows_are_probabilities_and_cannot_be_changed(chain: MarkovChain) -> None:
     for array in (chain.initial[None], chain.transition):

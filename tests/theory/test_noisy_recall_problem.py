@@ -78,6 +78,9 @@ def test_bad_theory_versions_are_refused(arguments: tuple[Any, ...], answer: str
     [
         (0, 4, "triggers is 4; it must be at most 3, the tokens there are"),
         (0, 0, "triggers is 0; it must be at least 1"),
+        (0, True, r"triggers is True; it must be an integer, at least 1\."),
+        (0, 1.5, r"triggers is 1\.5; it must be an integer, at least 1\."),
+        (0, "12", r"triggers is '12'; it must be an integer, at least 1\."),
         (9, 1, "noise_token is 9; it must be one of the 4 tokens"),
         (2, (1, 2), "noise_token is 2, which is also a trigger"),
     ],
@@ -149,3 +152,4 @@ def test_the_most_frequent_tokens_are_triggers_without_the_noise_token() -> None
     assert NoisyRecall.experiment_version(chain, 9, 0.3, space, 2).triggers == (e, t)
     assert NoisyRecall.experiment_version(chain, 9, 0.3, 2).trigger == space
     assert NoisyRecall.experiment_version(MarkovChain.uniform(4), 9, 0.3, 1, 2).triggers == (0, 2)  # ties
+    assert NoisyRecall.experiment_version(MarkovChain.uniform(4), 9, 0.3, 1, np.int64(2)).triggers == (0, 2)

@@ -1,4 +1,4 @@
-"""The Bayes-optimal answer and its risk: against Bayes' rule on enumerated sequences, which knows nothing of triggers and targets."""
+"""The Bayes-optimal answer and its risk: against Bayes' rule on enumerated sequences, which knows nothing of triggers."""
 
 import math
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Moments of token counts: against full enumeration of tiny problems, and closed forms against the linear algebra at larger ones."""
+"""Moments of token counts: against full enumeration of tiny problems; closed forms against the linear algebra at larger ones."""
 
 import numpy as np
 import pytest

@@ -108,7 +108,7 @@ def test_closed_margins_are_the_margins(n_tokens: int, length: int, level: float
 @pytest.mark.parametrize("level", [0.0, 0.25, 0.8])
 @pytest.mark.parametrize(("n_tokens", "length"), [(3, 4), (12, 9), (64, 256)])
 def test_recall_gap_and_copy_strength(n_tokens: int, length: int, level: float) -> None:
-    """R_V = (1 − α)³ Q²/((N − 1) T²), β = (1 − α)² Q/((N − 1) T), Q the expected triggers among T − 2; β from the step's entries."""
+    """R_V = (1 − α)³ Q²/((N − 1) T²), β = (1 − α)² Q/((N − 1) T), Q the expected triggers among T − 2."""
     problem = NoisyRecall.theory_version(n_tokens, length, level)
     q = sum((1 - (-1 / n_tokens) ** s) / (n_tokens + 1) for s in range(1, length - 1))
     assert float(expected_triggers(n_tokens, length - 2)) == pytest.approx(q, rel=1e-13)

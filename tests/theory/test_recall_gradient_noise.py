@@ -1,4 +1,4 @@
-"""How noisy a minibatch's first gradient is: against enumeration of sequences, of pairs of them, of labels, and against simulation.
+"""How noisy a minibatch's first gradient is: against enumeration of sequences, pairs of them, and labels; and against simulation.
 
 Every statistical test fixes its seeds and is at z = 5: a false alarm in 2 million.
 """
@@ -189,8 +189,8 @@ def test_the_ceiling_is_the_most_frequent_target(features: Features) -> None:
 
 
 def test_recall_after_simulated_minibatches() -> None:
-    """N = 8, T = 64, α = 0.3, m = 2 N³ = 1024: steps of 60 minibatches, each judged on 300 fresh contexts."""
-    problem, batch, steps = NoisyRecall.theory_version(8, 64, 0.3), 1024, 60
+    """N = 8, T = 64, α = 0.3, m = 2 N³ = 1024: steps of 120 minibatches, each judged on 300 fresh contexts."""
+    problem, batch, steps = NoisyRecall.theory_version(8, 64, 0.3), 1024, 120
     rng, targets = np.random.default_rng(21), list(problem.targets)
     size, found = problem.vocabulary_size, []
     for _ in range(steps):
@@ -200,7 +200,7 @@ def test_recall_after_simulated_minibatches() -> None:
         fresh = draw_sequences(problem, 300, rng)
         logits = (np.eye(size)[fresh.tokens[:, :-1]].mean(1) @ value.T)[:, targets]
         found.append(np.mean(np.array(targets)[logits.argmax(1)] == fresh.targets[:, 0]))
-    ceiling, (predicted,) = recall_accuracy(problem, [batch], 2000, np.random.default_rng(22))
+    ceiling, (predicted,) = recall_accuracy(problem, [batch], 4000, np.random.default_rng(22))
     error = math.hypot(np.std(found, ddof=1) / math.sqrt(steps), predicted.standard_error)
     # The Gaussian law of the minibatch's noise errs by its skewness, 1/√(labels of a kind) = 1/√100 of a second-order effect.
     assert abs(np.mean(found) - predicted.value) <= Z * error + 0.005

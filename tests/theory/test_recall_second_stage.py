@@ -63,7 +63,7 @@ def test_the_value_matrix_copies(name: str, features: Features) -> None:
 
 
 def key_query_gradient(problem: NoisyRecall, features: Features, rate: float) -> np.ndarray:
-    """Minus the derivative of the loss by the trigger's column of W_KQ at zero, the value matrix being rate × copy map: (2 V,)."""
+    """Minus the derivative of the loss by the trigger's column of W_KQ at zero, (2 V,); the value matrix is rate × copy map."""
     every, size = enumeration(problem), problem.vocabulary_size
     vectors, labels = inputs(every.tokens[:, :-1], size), every.tokens[:, -1]
     forward, value = feed_forward(problem), rate * copy_map(problem, features)

@@ -1,8 +1,9 @@
 """Weights with which the one-layer model answers as well as can be, in the limit of large scales (thm-construction).
 
 They need all features: the query must know whether the token before the last one was a trigger too, or else the last position
-would pass for an answer. Three groups of positions compete for attention: the ones after a trigger (score λ), the triggers (λ/2, where
-attention rests when the target was never shown) and all others (0); noise tokens are pushed below everything.
+would pass for an answer. Three groups of positions compete for attention: the ones after a trigger (score λ), the
+triggers (λ/2, where attention rests when the target was never shown) and all others (0); noise tokens are pushed
+below everything.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def construction(problem: NoisyRecall, value_scale: float, attention_scale: floa
 
 
 def construction_risk(problem: NoisyRecall, value_scale: float) -> float:
-    """Cross-entropy of the construction for λ → ∞ (thm-construction), in nats: above the Bayes risk by about (N − 2)(1 − α)e^−ω."""
+    """Cross-entropy of the construction for λ → ∞ (thm-construction), in nats: the Bayes risk and about (N − 2)(1 − α)e^−ω."""
     require_uniform(problem)
     size, level = problem.vocabulary_size - 1, problem.noise_level
     unrevealed, few = unrevealed_probability(problem), math.exp(-value_scale)

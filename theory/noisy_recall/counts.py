@@ -1,8 +1,8 @@
 """How often each token occurs in a context, given the target: exact first and second moments by linear algebra.
 
 Given its target a sequence is a Markov chain: `kernel` is the problem's chain with the trigger's row replaced. All functions
-need a problem with one trigger. In the version whose last token is scored, position T holds the trigger whatever came before, so that
-only positions 1 to T − 1 are random.
+need a problem with one trigger. In the version whose last token is scored, position T holds the trigger whatever
+came before, so that only positions 1 to T − 1 are random.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def leading_margins(problem: NoisyRecall, features: Features = "current") -> Mar
 
 
 def copy_strength(problem: NoisyRecall) -> float:
-    """β = (1 − α)² Q_{T−2}/((N − 1) T), the strength of copying in the value matrix's first step (thm-first-step, thm-copy-map)."""
+    """β = (1 − α)² Q_{T−2}/((N − 1) T), the strength of copying in the value matrix's first step (thm-copy-map)."""
     count = uniform_counts(problem)
     size, level = problem.vocabulary_size - 1, problem.noise_level
     return (1 - level) * (count.target - count.generic) / ((size - 1) * problem.context_length)

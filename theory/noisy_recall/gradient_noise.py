@@ -110,8 +110,8 @@ def entry_moments(problem: NoisyRecall, matrix: Matrix, features: Features = "cu
 class PairSignal:
     """The logit of a right token over a generic one after a step on m sequences, in a fresh context, per learning rate.
 
-    Its mean is `mean`, its variance `variance / m + context_variance`: the first part comes from the minibatch, the second from
-    the tokens that happen to stand in the fresh context, which no batch size removes.
+    Its mean is `mean`, its variance `variance / m + context_variance`: the first part comes from the minibatch, the
+    second from the tokens that happen to stand in the fresh context, which no batch size removes.
     """
 
     mean: float
@@ -119,7 +119,7 @@ class PairSignal:
     context_variance: float
 
     def signal_to_noise(self, batch_size: float | np.ndarray) -> float | np.ndarray:
-        """Mean over standard deviation at this batch size (the square root of the batch times a constant, until contexts limit it)."""
+        """Mean over standard deviation at this batch size: it grows like the square root of it until contexts limit it."""
         return self.mean / np.sqrt(self.variance / np.asarray(batch_size) + self.context_variance)
 
     def batch_size(self, signal_to_noise: float) -> float:
@@ -130,7 +130,7 @@ class PairSignal:
 def pair_signal(
     problem: NoisyRecall, matrix: Matrix, association: Association, features: Features = "current"
 ) -> PairSignal:
-    """Exact moments of one pairwise margin (prop-pair-signal): "noise" is the noise token over a generic token, "recall" the target.
+    """Exact moments of one pairwise margin (prop-pair-signal): "noise" is the noise token's, "recall" the target's.
 
     Cost: T V³ + N V². Raises ValueError for unknown words.
     """
@@ -187,7 +187,7 @@ def _power(row: np.ndarray, power: int, place: int) -> float:
 
 def recall_accuracy(
     problem: NoisyRecall,
-    batch_sizes: Sequence[float],
+    batch_sizes: Sequence[float] | np.ndarray,
     n_contexts: int,
     rng: np.random.Generator,
     features: Features = "current",
@@ -195,8 +195,8 @@ def recall_accuracy(
     """How often one step of the value matrix on m sequences puts the target above all other targets, in a fresh context.
 
     Contexts are drawn (hence the standard errors), what the minibatch adds in each is Gaussian with its exact variance, the
-    same for every token up to the negative correlation of label counts, which shifts all alike. Good for m ≫ N. Returns the ceiling of
-    an infinite batch, and the value at each batch size. Cost: n_contexts · N · V².
+    same for every token up to the negative correlation of label counts, which shifts all alike. Good for m ≫ N. Returns
+    the ceiling of an infinite batch, and the value at each batch size. Cost: n_contexts · N · V².
     """
     moments = _feature_moments(problem, "value", features)
     labels = _label_table(problem) / len(problem.targets)

@@ -1,9 +1,10 @@
 """The whole training of the one-layer model by a handful of numbers, which symmetry makes enough.
 
 On the uniform chain all ordinary tokens but the trigger are alike ("generic"), so gradient descent on the population loss from
-zero keeps every matrix the same under their permutations: of a V × V block only ten values are left, of the trigger's column three,
-of the attention scores six. Their rates of change are averages over contexts, taken over a drawn set of contexts with the labels
-averaged exactly. That average is the only approximation: it has a Monte Carlo error, and repeating it with other contexts shows it.
+zero keeps every matrix the same under their permutations: of a V × V block only ten values are left, of the trigger's
+column three, of the attention scores six. Their rates of change are averages over contexts, taken over a drawn set of
+contexts with the labels averaged exactly. That average is the only approximation: it has a Monte Carlo error, and
+repeating it with other contexts shows it.
 
 The feed-forward matrix and the query read the current token (the trigger); keys read both; the value matrix reads what
 `features` says.

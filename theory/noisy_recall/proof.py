@@ -54,10 +54,10 @@ def value_margin() -> Expr:
 
 
 def value_gradient(size: int) -> tuple[sympy.Matrix, sympy.Matrix]:
-    """T × (minus gradient) of the value matrix at zero for N = size, and the expected counts of a context whose target is token 1.
+    """T × (minus gradient) of the value matrix at zero for N = size, and expected counts when the target is token 1.
 
-    Rows and columns: the ordinary tokens 0 (trigger) to N − 1, then the noise token. Built from its definition, a sum over targets of
-    (P(label | target) − δ) × expected counts.
+    Rows and columns: the ordinary tokens 0 (trigger) to N − 1, then the noise token. Built from its definition, a
+    sum over targets of (P(label | target) − δ) × expected counts.
     """
     classes = size + 1
 
@@ -121,7 +121,7 @@ def _limits() -> dict[str, Expr]:
     exact = expected_counts()
     found = {}
     for count, value in exact.items():
-        plain = value.replace(lambda e: e.is_Pow and e.base == -1 / N, lambda e: sympy.S.Zero)
+        plain = value.replace(lambda e: e.is_Pow and e.base == -1 / N, lambda _: sympy.S.Zero)
         found[f"long_{count.name}"] = sympy.limit(plain / T, T, sympy.oo) - stationary[count]
     size = sympy.Dummy(positive=True)
     margin = value_margin().subs(stationary).subs(N, size)

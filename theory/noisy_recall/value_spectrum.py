@@ -1,8 +1,9 @@
 """Where the noise sits in the value matrix: its singular value decomposition at every symmetric state, and surgery on it.
 
 Permutations of generic tokens split the current-token block in two. On vectors of generic tokens that sum to zero it is
-(same − different) times the identity: the signal, one singular value of multiplicity N − 2. What is left is a 3 × 3 block between the
-noise token, the trigger and the mean of the generic tokens; the noise is one component of it (prop-value-spectrum).
+(same − different) times the identity: the signal, one singular value of multiplicity N − 2. What is left is a 3 × 3
+block between the noise token, the trigger and the mean of the generic tokens; the noise is one component of it
+(prop-value-spectrum).
 """
 
 from __future__ import annotations

@@ -71,9 +71,13 @@ class Config:
 
 SCALES = {
     "smoke": Scale(
-        Config(n_sequences=4000),
-        {"chain": ("uniform", "tiny_shakespeare"), "version": ("theory", "experiment")},
-        n_seeds=5,
+        Config(n_sequences=6000),
+        {
+            "chain": ("uniform", "tiny_shakespeare"),
+            "version": ("theory", "experiment"),
+            "noise_level": (0.3,),
+        },
+        n_seeds=8,
     ),
     "laptop": Scale(
         Config(context_length=64),
@@ -234,7 +238,7 @@ CLAIMS = (
     Claim(
         "C0.12",
         "ours",
-        "One layer can answer as well as can be: the construction's excess over the Bayes risk falls as predicted with its scale.",
+        "One layer can answer as well as can be: the construction's excess over the Bayes risk falls as predicted.",
         "The fall of its loss between two large scales within 5 % of the prediction.",
         _construction,
     ),

@@ -67,7 +67,7 @@ class Config:
 
 SCALES = {
     "smoke": Scale(
-        Config(n_sequences=20_000), {"n_tokens": (8, 16), "features": ("current", "both")}, n_seeds=4
+        Config(n_sequences=12_000), {"n_tokens": (8, 16), "features": ("current", "both")}, n_seeds=8
     ),
     "laptop": Scale(Config(), {"n_tokens": (8, 16, 32), "features": ("current", "both")}, n_seeds=8),
     "paper": Scale(
@@ -362,7 +362,7 @@ def key_query_step(outcome: Outcome) -> Figure:
         one.axhline(0, color=plotting.COLOURS["limit"], linewidth=0.8)
         one.set_yscale("symlog", linthresh=0.02)
         one.set_xticks(places, [key.replace("_", "\n") for key in keys], fontsize=8)
-        one.set_title(f"$N={n}$")
+        plotting.label_axes(one, title=f"$N={n}$", x="feature of the position")
     axes[0, 0].set_ylabel(r"step, in units of $\eta_V\beta/T$")
     plotting.shared_legend(figure, axes[0, 0])
     return figure

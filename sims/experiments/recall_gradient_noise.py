@@ -73,7 +73,7 @@ SCALES = {
     "smoke": Scale(
         Config(n_batches=16, n_evaluation=200),
         {"n_tokens": (6, 8), "batch_scale": (0.05, 1.0)},
-        n_seeds=4,
+        n_seeds=16,
     ),
     "laptop": Scale(Config(), {"n_tokens": (6, 8, 12), "batch_scale": (0.05, 0.5, 5.0, 50.0)}, n_seeds=6),
     "paper": Scale(
@@ -377,7 +377,7 @@ def variances(outcome: Outcome) -> Figure:
     plotting.draw_simulation(one, forward.expand_dims("entry"), places[:1], color=plotting.COLOURS["noise"])
     names = ["feed-forward\nnoise, trigger", *(f"value\n{name.replace('_', ', ')}" for name in ENTRIES)]
     one.set_xticks(places, names, fontsize=8)
-    plotting.label_axes(one, y="variance over theory")
+    plotting.label_axes(one, x="entry (label, token)", y="variance over theory")
     one.legend(ncols=2)
     return figure
 

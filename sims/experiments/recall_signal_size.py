@@ -69,7 +69,7 @@ SCALES = {
     "smoke": Scale(
         Config(final_step=15),
         {"n_tokens": (8,), "matched": (False, True), "batch_size": (8, 512)},
-        n_seeds=6,
+        n_seeds=8,
     ),
     "laptop": Scale(
         Config(), {"n_tokens": (8, 16, 32), "matched": (False, True), "batch_size": (8, 64, 2048)}, n_seeds=12

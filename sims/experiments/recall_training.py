@@ -80,9 +80,9 @@ class Config:
 
 SCALES = {
     "smoke": Scale(
-        Config(final_step=400, n_probes=10, batch_size=128, n_evaluation=1024),
+        Config(final_step=400, n_probes=10, batch_size=128, n_evaluation=512),
         {"noise_level": (0.3,)},
-        n_seeds=3,
+        n_seeds=8,
     ),
     "laptop": Scale(Config(), {"noise_level": (0.3, 0.45, 0.6)}, n_seeds=6),
     "paper": Scale(

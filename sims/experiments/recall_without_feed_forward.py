@@ -16,9 +16,9 @@ from sims.outcome import Outcome
 
 SCALES = {
     "smoke": Scale(
-        Config(feed_forward_rate=0.0, final_step=400, n_probes=10, batch_size=128, n_evaluation=1024),
+        Config(feed_forward_rate=0.0, final_step=400, n_probes=10, batch_size=128, n_evaluation=512),
         {"noise_level": (0.3,)},
-        n_seeds=3,
+        n_seeds=8,
     ),
     "laptop": Scale(Config(feed_forward_rate=0.0), {"noise_level": (0.3, 0.45, 0.6)}, n_seeds=6),
     "paper": Scale(

@@ -75,7 +75,7 @@ SCALES = {
         {"n_tokens": (6, 8), "batch_scale": (0.05, 1.0)},
         n_seeds=16,
     ),
-    "laptop": Scale(Config(), {"n_tokens": (6, 8, 12), "batch_scale": (0.05, 0.5, 5.0, 50.0)}, n_seeds=6),
+    "laptop": Scale(Config(), {"n_tokens": (6, 8, 12), "batch_scale": (0.05, 0.5, 5.0, 50.0)}, n_seeds=12),
     "paper": Scale(
         Config(n_batches=64), {"n_tokens": (8, 16, 32), "batch_scale": (0.05, 0.5, 5.0, 50.0)}, n_seeds=10
     ),

@@ -134,9 +134,9 @@ def bayes_risk(problem: NoisyRecall) -> Risk:
     total = scored = open_positions = 0.0
     unknown = _open_visits(problem, level)
     answers = [unrevealed_answer(problem, count) for count in range(len(unknown))]
-    with np.errstate(divide="ignore"):
-        for visits, answer in zip(unknown, answers, strict=True):
-            some = next(iter(hidden), problem.noise_token)
+    some = next(iter(hidden), problem.noise_token)
+    for visits, answer in zip(unknown, answers, strict=True):
+        if visits:
             loss = -xlogy(1 - level, answer[some]) - xlogy(level, answer[problem.noise_token])
             total += share * hidden_count * visits * (loss - known_loss)
             open_positions += share * hidden_count * visits
@@ -186,6 +186,8 @@ def _open_visits(problem: NoisyRecall, noise_probability: float) -> np.ndarray:
             visits[:] = state.sum(1)
         elif problem.scored == "repeated":
             visits[1:] += state[1:, trigger]
+        if problem.scored == "last" and position >= length - 1:
+            continue  # position T is the trigger whatever came before, and tells nothing
         at_trigger = state[:, trigger].copy()
         state[:, trigger] = 0.0
         state = state @ rows
@@ -208,6 +210,8 @@ def monte_carlo_risk(problem: NoisyRecall, n_sequences: int, rng: np.random.Gene
     losses = -np.log(answers[np.arange(len(labels)), labels])
     total = np.bincount(places[:, 0], losses, n_sequences)
     count = np.bincount(places[:, 0], minlength=n_sequences)
+    if not count.sum():
+        return Estimate(math.nan, math.nan)
     risk = total.sum() / count.sum()
     spread = np.std(total - risk * count, ddof=1) * math.sqrt(n_sequences) / count.sum()
     return Estimate(float(risk), float(spread))

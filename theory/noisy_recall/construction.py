@@ -56,7 +56,10 @@ def construction(problem: NoisyRecall, value_scale: float, attention_scale: floa
 
 
 def construction_risk(problem: NoisyRecall, value_scale: float) -> float:
-    """Cross-entropy of the construction for λ → ∞ (thm-construction), in nats: the Bayes risk and about (N − 2)(1 − α)e^−ω."""
+    """Cross-entropy of the construction for λ → ∞ (thm-construction), in nats.
+
+    For large ω it is the Bayes risk and about (1 − P₀)(N − 2)(1 − α)e^−ω.
+    """
     require_uniform(problem)
     size, level = problem.vocabulary_size - 1, problem.noise_level
     unrevealed, few = unrevealed_probability(problem), math.exp(-value_scale)

@@ -86,7 +86,7 @@ class Margins:
 def margins(problem: NoisyRecall, features: Features = "current") -> Margins:
     """Margins after the first step, averaged over targets, for any chain. Cost: as `first_step`.
 
-    With more than one generic token they are averaged. Raises ValueError as `first_step`.
+    With more than one generic token they are averaged. Raises ValueError as `first_step`, or when there is no generic token.
     """
     step = first_step(problem, features)
     size, length = problem.vocabulary_size, problem.context_length
@@ -102,6 +102,10 @@ def margins(problem: NoisyRecall, features: Features = "current") -> Margins:
             attended[size:] = where[:-1].sum(0) / length
         generic = np.ones(size, bool)
         generic[[problem.trigger, problem.noise_token, target]] = False
+        if not generic.any():
+            raise ValueError(
+                f"problem has {size} tokens; margins need one that is not trigger, noise token or target."
+            )
         for place, logits in ((0, step.feed_forward @ last), (2, step.value @ attended)):
             other = logits[generic].mean()
             found[place : place + 2] += (logits[problem.noise_token] - other, logits[target] - other)
@@ -109,7 +113,7 @@ def margins(problem: NoisyRecall, features: Features = "current") -> Margins:
 
 
 def uniform_margins(problem: NoisyRecall, features: Features = "current") -> Margins:
-    """`margins` on the uniform chain in closed form (thm-first-step), for any size in constant time.
+    """`margins` on the uniform chain in closed form (thm-first-step).
 
     Raises ValueError for unknown features, or a problem that is not uniform.
     """

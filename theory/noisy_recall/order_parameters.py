@@ -337,9 +337,7 @@ def gradient_flow(
     Cost: some hundred evaluations of `gradient`. Raises ValueError when the steps are not sorted, ArithmeticError when the
     integration fails.
     """
-    wanted = np.asarray(steps, float)
-    if wanted.ndim != 1 or not wanted.size or wanted[0] < 0 or np.any(np.diff(wanted) < 0):
-        raise ValueError(f"steps is {steps!r}; it must be a sorted sequence of numbers, 0 at least.")
+    wanted = _checked_steps(steps)
     speed, first = rates.vector(), (start or State.zero()).vector()
     if wanted[-1] == 0:
         return [State.from_vector(first.copy()) for _ in wanted]
@@ -356,6 +354,13 @@ def gradient_flow(
     return [State.from_vector(solved.y[:, index]) for index in place]
 
 
+def _checked_steps(steps: Sequence[float] | np.ndarray) -> np.ndarray:
+    wanted = np.asarray(steps, float)
+    if wanted.ndim != 1 or not wanted.size or wanted[0] < 0 or np.any(np.diff(wanted) < 0):
+        raise ValueError(f"steps is {steps!r}; it must be a sorted sequence of numbers, 0 at least.")
+    return wanted
+
+
 def gradient_descent(
     table: ContextTable,
     rates: LearningRates,
@@ -364,10 +369,10 @@ def gradient_descent(
 ) -> list[State]:
     """States after `steps` (sorted, ≥ 0) steps of full-batch gradient descent, finite learning rates included.
 
-    Cost: one evaluation of `gradient` a step.
+    Cost: one evaluation of `gradient` a step. Raises ValueError when the steps are not sorted.
     """
     speed, vector, done, found = rates.vector(), State.zero().vector(), 0, []
-    for target in steps:
+    for target in _checked_steps(steps):
         while done < target:
             vector = vector + speed * gradient(State.from_vector(vector), table, features).vector()
             done += 1

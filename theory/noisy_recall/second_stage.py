@@ -101,7 +101,7 @@ def _weighted(moments: Counts, weights: np.ndarray, *, current_value: bool) -> t
 
 
 def leading_key_query_step(problem: NoisyRecall, features: Features = "current") -> KeyQueryStep:
-    """Leading order for large N and T of `key_query_step`, at fixed α.
+    """Leading order for large N and T of `key_query_step`, at fixed α and N/T.
 
     The current ordinary token's terms cancel at this order (0 here). With both features the two noise entries double.
     """
@@ -111,7 +111,7 @@ def leading_key_query_step(problem: NoisyRecall, features: Features = "current")
     unit = (1 - level) ** 2 * length / size
     noise = -level * unit / size * (2 if features == "both" else 1)
     return KeyQueryStep(
-        current_trigger=-unit / size * (1 + size / length),
+        current_trigger=-unit / size * (1 + (3 if features == "both" else 2) * size / length),
         current_noise=noise,
         current_generic=0.0,
         previous_trigger=unit,

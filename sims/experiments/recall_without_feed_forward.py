@@ -5,6 +5,9 @@ The training of recall_training with the feed-forward matrix frozen at zero: the
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -46,6 +49,11 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
 def predict(config: Config) -> xr.Dataset:
     """As in recall_training."""
     return recall_training.predict(config)
+
+
+def example(rng: np.random.Generator) -> Config:
+    """A random problem, small enough for a check."""
+    return replace(recall_training.example(rng), feed_forward_rate=0.0)
 
 
 def _top(outcome: Outcome) -> Finding:

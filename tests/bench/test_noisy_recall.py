@@ -1,4 +1,4 @@
-"""What the sampler of noisy recall gains over a plain loop.
+"""What the sampler of noisy recall gains over a plain loop, and the reduced system over training.
 
 Only ratios and tokens per second are printed, and no time is
 asserted; what is asserted is that both roads have one distribution, by the mean number of occurrences of the trigger."""
@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
+from sims.experiments import recall_training
 from sims.statistics import z_threshold
 from sims.tasks.noisy_recall import Sampler
+from theory import noisy_recall as theory
 from theory.problems import MarkovChain, NoisyRecall
 
 
@@ -68,3 +70,22 @@ def test_sampler_against_a_plain_loop(n_triggers: int) -> None:
         f"\nsampler over a plain loop, 512 × 256 tokens, {n_triggers} triggers: {slow / fast:.3g} times as fast"
     )
     print(f"{speed:.3g} million tokens a second")
+
+
+def test_order_parameters_against_training() -> None:
+    """The reduced system at its full number of contexts, against the training of one seed that it predicts."""
+    config = recall_training.Config(final_step=300, n_probes=10)
+    predicting, predicted = seconds(lambda: recall_training.predict(config), 2)
+    training, (measured,) = seconds(lambda: recall_training.simulate([(config, 0)], "cpu"), 1)
+    gap = float(abs(measured["target"] - predicted["target"]).max())
+    assert gap <= 0.2, gap  # one seed: a minibatch of 256 moves the rise of the target by a few steps
+    print(
+        f"\ntraining over order parameters, 300 steps of 256 contexts: {training / predicting:.3g} times as long"
+    )
+    rates = theory.LearningRates(1.0, 1.0, 1.0)
+    table = theory.context_table(config.problem, 2048, np.random.default_rng(0))
+    for step in (1500, 15000):
+        flow, _ = seconds(lambda step=step: theory.gradient_flow(table, rates, [step]), 1)
+        print(
+            f"flow to step {step}: {flow / (training / 300 * step):.3g} of the time of that many steps of training"
+        )

@@ -27,7 +27,7 @@ BOOK = Path(__file__).resolve().parent
 ROOT = BOOK.parent
 PACKAGES = ("theory", "sims")
 MADE_BY_BUILD = ("generated/", "apidocs/")
-CLAIM_LINK = re.compile(r"claim-([a-z0-9][a-z0-9.-]*[a-z0-9]|[a-z0-9])")
+CLAIM_LINK = re.compile(r"claim-([a-z0-9][a-z0-9.-]*[a-z0-9]|[a-z0-9])", re.IGNORECASE)
 WRITTEN_FILE = re.compile(r"^%%writefile\s+(\S+)", re.MULTILINE)
 RECORD_NAME = re.compile(r"recorded/([\w.-]+\.(?:nc|json|npz|csv))")
 

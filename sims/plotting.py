@@ -76,10 +76,7 @@ def draw_simulation(axes: Axes, values: xr.DataArray, x: Any, *, dim: str = "see
         mean.values,
         yerr=np.nan_to_num(error.values),
         fmt="o",
-        markersize=3.5,
-        linewidth=1,
-        zorder=3,
-        **options,
+        **{"markersize": 3.5, "linewidth": 1, "zorder": 3, **options},
     )
 
 

@@ -339,6 +339,9 @@ def margins(outcome: Outcome) -> Figure:
     )
     plotting.label_axes(axes[0, 0], title="noise margin", x="$N$", y="per learning rate", log="xy")
     plotting.label_axes(axes[0, 1], title="value over feed-forward", x="$N$", y="ratio × $N$", log="x")
+    for one in axes[0]:
+        one.set_xticks(np.asarray(sizes), [f"{int(n)}" for n in sizes])
+        one.set_xticks([], minor=True)
     plotting.shared_legend(figure, axes[0, 0])
     return figure
 

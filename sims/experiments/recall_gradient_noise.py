@@ -320,7 +320,7 @@ CLAIMS = (
     Claim(
         "C0.20",
         "ours",
-        "Learning to recall in one step takes N³ sequences, however large N is.",
+        "Learning to recall in one step takes of the order of N³ sequences.",
         "At 5 N³ sequences the way gone from chance to the ceiling agrees between the sizes within a factor 3/2.",
         _cubic,
     ),
@@ -378,7 +378,7 @@ def variances(outcome: Outcome) -> Figure:
     names = ["feed-forward\nnoise, trigger", *(f"value\n{name.replace('_', ', ')}" for name in ENTRIES)]
     one.set_xticks(places, names, fontsize=8)
     plotting.label_axes(one, x="entry (label, token)", y="variance over theory")
-    one.legend(ncols=2)
+    plotting.shared_legend(figure, one)
     return figure
 
 

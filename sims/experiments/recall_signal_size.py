@@ -2,7 +2,7 @@
 
 Attention is kept uniform; both matrices learn. With equal learning rates the value matrix's signal is N times smaller. With its
 rate N times larger the sizes match, while the noise of the gradients, relative to them, is what it was. Batches are small
-or large.
+or large, and the same for both matrices or one for each.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ class Config:
 
     - `n_tokens`, `noise_level`: the problem on the uniform chain; contexts hold 4 n_tokens tokens.
     - `matched`: whether the value matrix's learning rate is n_tokens times the feed-forward matrix's, or the same.
+    - `separate`: whether each matrix has a minibatch of its own, so that their noise is independent.
     - `batch_size`: sequences a step. `feed_forward_rate`: learning rate. `final_step`: last step; every step is read.
     """
 
     n_tokens: int = 16
     noise_level: float = 0.5
     matched: bool = False
+    separate: bool = False
     batch_size: int = 512
     feed_forward_rate: float = 0.2
     final_step: int = 30
@@ -68,15 +70,27 @@ class Config:
 SCALES = {
     "smoke": Scale(
         Config(final_step=15),
-        {"n_tokens": (8,), "matched": (False, True), "batch_size": (8, 512)},
+        {"n_tokens": (8,), "matched": (False, True), "separate": (False, True), "batch_size": (8, 512)},
         n_seeds=8,
     ),
     "laptop": Scale(
-        Config(), {"n_tokens": (8, 16, 32), "matched": (False, True), "batch_size": (8, 64, 2048)}, n_seeds=12
+        Config(),
+        {
+            "n_tokens": (8, 16, 32),
+            "matched": (False, True),
+            "separate": (False, True),
+            "batch_size": (8, 64, 2048),
+        },
+        n_seeds=12,
     ),
     "paper": Scale(
         Config(),
-        {"n_tokens": (16, 64, 256), "matched": (False, True), "batch_size": (8, 64, 2048, 65536)},
+        {
+            "n_tokens": (16, 64, 256),
+            "matched": (False, True),
+            "separate": (False, True),
+            "batch_size": (8, 64, 2048, 65536),
+        },
         n_seeds=20,
     ),
 }
@@ -96,10 +110,20 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     )
     optimiser = make_optimiser(groups, "sgd", 1.0)
 
-    def loss() -> torch.Tensor:
+    def loss_of_a_batch(
+        feed_forward: torch.Tensor | None = None, value: torch.Tensor | None = None
+    ) -> torch.Tensor:
         batches = [sampler.draw(config.batch_size, draw) for draw in draws]
         seen = torch.stack([batch.contexts for batch in batches])
-        return last_token_loss(model.logits(seen), torch.stack([batch.labels[:, -1] for batch in batches]))
+        labels = torch.stack([batch.labels[:, -1] for batch in batches])
+        return last_token_loss(model.logits(seen, feed_forward=feed_forward, value=value), labels)
+
+    def loss() -> torch.Tensor:
+        if not config.separate:
+            return loss_of_a_batch()
+        return loss_of_a_batch(value=model.value.detach()) + loss_of_a_batch(
+            feed_forward=model.feed_forward.detach()
+        )
 
     def probe() -> dict[str, np.ndarray]:
         classes = probes.order_parameters(model, problem)
@@ -160,11 +184,11 @@ def example(rng: np.random.Generator) -> Config:
 def _share(outcome: Outcome, matched: bool, effect: float) -> Finding:
     cell = outcome.measured["value_share"].sel(matched=matched).isel(step=-1)
     line = outcome.predicted["leading_share"].sel(matched=matched)
-    ratio = (cell / line).stack(cell=["n_tokens", "batch_size"])
+    ratio = (cell / line).stack(cell=["n_tokens", "separate", "batch_size"])
     place = int(np.argmax(abs(ratio.mean("seed").values - 1)))
     value, interval = mean_interval(np.asarray(ratio.isel(cell=place)))
     exact = outcome.predicted["value_share"].sel(matched=matched).isel(step=-1) / line
-    predicted = float(exact.stack(cell=["n_tokens", "batch_size"]).isel(cell=place))
+    predicted = float(exact.stack(cell=["n_tokens", "separate", "batch_size"]).isel(cell=place))
     return Finding(
         value, interval, predicted, "holds" if abs(value - 1) <= effect else "fails",
         f"value matrix's share of the noise token's lead over {'1/2' if matched else '1/(N + 1)'}, worst cell",
@@ -174,7 +198,7 @@ def _share(outcome: Outcome, matched: bool, effect: float) -> Finding:
 def _batches(outcome: Outcome) -> Finding:
     share = outcome.measured["value_share"].isel(step=-1)
     ratio = (share.isel(batch_size=0) / share.isel(batch_size=-1).mean("seed")).stack(
-        cell=["n_tokens", "matched"]
+        cell=["n_tokens", "matched", "separate"]
     )
     place = int(np.argmax(abs(ratio.mean("seed").values - 1)))
     value, interval = mean_interval(np.asarray(ratio.isel(cell=place)))
@@ -213,11 +237,20 @@ def shares(outcome: Outcome) -> Figure:
     batches = outcome.measured["batch_size"]
     for one, matched in zip(axes[0], (False, True), strict=True):
         for place, n in enumerate(int(size) for size in outcome.measured["n_tokens"].values):
-            points = outcome.measured["value_share"].sel(n_tokens=n, matched=matched).isel(step=-1)
+            cell = outcome.measured["value_share"].sel(n_tokens=n, matched=matched).isel(step=-1)
             line = outcome.predicted["value_share"].sel(n_tokens=n, matched=matched).isel(step=-1)
-            plotting.draw_theory(one, batches, line, color=plotting.PALETTE[place])
+            colour = plotting.PALETTE[place]
+            plotting.draw_theory(one, batches, line.sel(separate=False), color=colour)
             plotting.draw_simulation(
-                one, points, batches, color=plotting.PALETTE[place], label=f"$N={n}$", alpha=0.8
+                one, cell.sel(separate=False), batches * 0.9, color=colour, label=f"$N={n}$, one batch"
+            )
+            plotting.draw_simulation(
+                one,
+                cell.sel(separate=True),
+                batches * 1.1,
+                color=colour,
+                label=f"$N={n}$, a batch each",
+                markerfacecolor="white",
             )
         title = r"matched, $\eta_V=N\eta_F$" if matched else r"equal rates, $\eta_V=\eta_F$"
         plotting.label_axes(one, title=title, x="batch size", log="x")
@@ -228,17 +261,17 @@ def shares(outcome: Outcome) -> Figure:
 
 
 def leads(outcome: Outcome) -> Figure:
-    """Leads of the noise token in single runs at the smallest batch, over steps: both matrices, equal and matched rates."""
+    """Leads of the noise token in single runs at the smallest batch, over steps; each matrix has its own minibatches."""
     n = int(outcome.measured["n_tokens"].values[-1])
     batch = int(outcome.measured["batch_size"].values[0])
     figure, axes = plotting.panels(1, 2, width=3.6, height=3.0, sharey=True)
     for one, matched in zip(axes[0], (False, True), strict=True):
         for name, colour, label in (
             ("feed_forward_margin", plotting.COLOURS["noise"], "feed-forward"),
-            ("value_margin", plotting.PALETTE[4], "value"),
+            ("value_margin", plotting.PALETTE[0], "value"),
         ):
-            cell = outcome.measured[name].sel(n_tokens=n, matched=matched, batch_size=batch)
-            line = outcome.predicted[name].sel(n_tokens=n, matched=matched, batch_size=batch)
+            cell = outcome.measured[name].sel(n_tokens=n, matched=matched, separate=True, batch_size=batch)
+            line = outcome.predicted[name].sel(n_tokens=n, matched=matched, separate=True, batch_size=batch)
             one.plot(cell["step"], cell.transpose("step", "seed"), color=colour, linewidth=0.6, alpha=0.45)
             plotting.draw_theory(one, line["step"], line, color=colour, label=label)
         title = r"matched, $\eta_V=N\eta_F$" if matched else r"equal rates, $\eta_V=\eta_F$"

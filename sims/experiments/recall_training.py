@@ -32,7 +32,7 @@ NAME = "recall_training"
 CUTS = ("full", "no feed-forward", "drop noise", "drop top", "keep best")
 """Models that are read: whole; attention alone; the value matrix without the component of the noise token, without its
 largest one, and truncated to that number of components (1 to N − 1) which answers best."""
-THEORY_CONTEXTS = 4096
+THEORY_CONTEXTS = 2048
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,8 @@ def surgery_over_time(outcome: Outcome) -> Figure:
                 line = outcome.predicted[name].sel(noise_level=level, cut=cut)
                 points = outcome.measured[name].sel(noise_level=level, cut=cut)
                 plotting.draw_theory(one, line["step"], line, color=colour)
-                plotting.draw_simulation(one, points, points["step"], color=colour, label=cut)
+                size = {"markersize": 7, "markerfacecolor": "none"} if cut == "full" else {"markersize": 3.5}
+                plotting.draw_simulation(one, points, points["step"], color=colour, label=cut, **size)
             plotting.label_axes(
                 one, title="" if row else f"$\\alpha={level:g}$", x="step" if row else "", log="x"
             )

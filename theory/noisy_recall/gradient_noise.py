@@ -21,7 +21,9 @@ from theory.noisy_recall.sampling import draw_sequences
 from theory.problems import NoisyRecall
 
 Matrix = Literal["feed_forward", "value"]
+"""Which matrix takes the step."""
 Association = Literal["noise", "recall"]
+"""What is learnt: the noise token after the trigger, or the target."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ SCALES = {
             "separate": (False, True),
             "batch_size": (8, 64, 2048),
         },
-        n_seeds=12,
+        n_seeds=30,
     ),
     "paper": Scale(
         Config(),

@@ -22,6 +22,8 @@ from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler
 from theory import noisy_recall as theory
+from theory.noisy_recall.bayes import bayes_answers
+from theory.noisy_recall.construction import construction as one_layer_weights
 from theory.problems import MarkovChain, NoisyRecall
 
 NAME = "recall_data"
@@ -113,13 +115,13 @@ def _one(config: Config, seed: int, device: str) -> xr.Dataset:
         config.n_sequences, torch_generator(NAME, "sequences", seed, device)
     )
     contexts = batch.contexts.cpu().numpy()
-    places, answers = theory.bayes_answers(problem, contexts)
+    places, answers = bayes_answers(problem, contexts)
     labels = batch.labels.cpu().numpy()[places[:, 0], places[:, 1]]
     losses = -np.log(answers[np.arange(len(labels)), labels])
     construction = np.full(len(VALUE_SCALES), np.nan)
     if problem.is_uniform:
         for place, scale in enumerate(VALUE_SCALES):
-            weights = theory.construction(problem, scale, ATTENTION_SCALE)
+            weights = one_layer_weights(problem, scale, ATTENTION_SCALE)
             forward, value, key_query = (
                 torch.tensor(one, dtype=torch.float32, device=device)[None]
                 for one in (weights.feed_forward, weights.value, weights.key_query)

@@ -31,6 +31,8 @@ CHUNK = 2000
 """Sequences in one backward pass."""
 COPYING = 1e-4
 """Scale of the copying value matrix at the third point: small, so that its own effect on the answer is of second order."""
+KEYS = tuple(f"{place}_{kind}" for place in ("current", "previous") for kind in probes.KINDS)
+"""Features of a key: what the token at a position, or the one before it, is."""
 IMPOSSIBLE = -40.0
 """Logit that stands for minus infinity."""
 
@@ -148,7 +150,7 @@ def _one(config: Config, seed: int, device: str) -> xr.Dataset:
             "copy_elsewhere": ((), max(abs(block[:8]).max() for block in blocks) * _unit("copy", config)),
             "key_query": ("key", scores * problem.context_length / COPYING),
         },
-        {"key": list(theory.KEYS)},
+        {"key": list(KEYS)},
     )
 
 

@@ -22,6 +22,8 @@ from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler, last_token_loss
 from theory import noisy_recall as theory
+from theory.noisy_recall.first_step import first_step
+from theory.noisy_recall.gradient_noise import pair_signal
 from theory.problems import NoisyRecall
 
 NAME = "recall_gradient_noise"
@@ -161,13 +163,13 @@ def _rival_leads(
 
 def _relative_spread(leads: torch.Tensor, problem: NoisyRecall, matrix: str) -> float:
     """Root mean square distance of leads from their exact mean, over that mean."""
-    signal = theory.pair_signal(problem, "value" if matrix == "value" else "feed_forward", "noise")
+    signal = pair_signal(problem, "value" if matrix == "value" else "feed_forward", "noise")
     return float(((leads - signal.mean) ** 2).nanmean().sqrt()) / signal.mean
 
 
 def theory_mean(problem: NoisyRecall) -> np.ndarray:
     """The exact mean of the value matrix's gradient, about which the spread is taken: few minibatches estimate it badly."""
-    return theory.first_step(problem).value[:, : problem.vocabulary_size]
+    return first_step(problem).value[:, : problem.vocabulary_size]
 
 
 def _class_means(table: np.ndarray, problem: NoisyRecall) -> np.ndarray:

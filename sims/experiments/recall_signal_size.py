@@ -242,14 +242,13 @@ def shares(outcome: Outcome) -> Figure:
             colour = plotting.PALETTE[place]
             plotting.draw_theory(one, batches, line.sel(separate=False), color=colour)
             plotting.draw_simulation(
-                one, cell.sel(separate=False), batches * 0.9, color=colour, label=f"$N={n}$, one batch"
+                one, cell.sel(separate=False), batches * 0.9, color=colour, label=f"$N={n}$"
             )
             plotting.draw_simulation(
                 one,
                 cell.sel(separate=True),
                 batches * 1.1,
                 color=colour,
-                label=f"$N={n}$, a batch each",
                 markerfacecolor="white",
             )
         title = r"matched, $\eta_V=N\eta_F$" if matched else r"equal rates, $\eta_V=\eta_F$"

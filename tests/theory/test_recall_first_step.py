@@ -13,6 +13,7 @@ from theory.noisy_recall import (
     expected_triggers,
     first_step,
     leading_margins,
+    marginals,
     margins,
     uniform_margins,
 )
@@ -162,3 +163,30 @@ def test_bad_input_is_told() -> None:
         for closed in (uniform_margins, leading_margins, copy_strength):
             with pytest.raises(ValueError, match="problem is not the theory version on the uniform chain"):
                 closed(other)
+
+
+@pytest.mark.parametrize("features", ["current", "both"])
+@pytest.mark.parametrize(
+    "chain", [MarkovChain.uniform(7), MarkovChain.zipf_dirichlet(7, seed=3), MarkovChain.zipf_dirichlet(12)]
+)
+def test_noise_margins_are_labels_times_overlap(chain: MarkovChain, features: Features) -> None:
+    """prop-overlap, on any chain: D = (α − (1−α)/(N−1)) |φ̄|² + R/(N−1), R = (1−α)/(N−2) · mean |φ̄_j − φ̄|²."""
+    n, length, level = chain.n_tokens, 20, 0.35
+    problem = NoisyRecall.theory_version(n, length, level, chain, trigger=2)
+    found = margins(problem, features)
+    for matrix in ("feed_forward", "value"):
+        rows = []
+        for target in problem.targets:
+            where = marginals(problem, target)
+            shown = (
+                [where[-1], where[-2]]
+                if matrix == "feed_forward"
+                else [where.mean(0), where[:-1].sum(0) / length]
+            )
+            rows.append(np.concatenate(shown[: 1 if features == "current" else 2]))
+        mean = np.mean(rows, axis=0)
+        recall = (1 - level) / (n - 2) * np.mean(np.sum((np.array(rows) - mean) ** 2, axis=1))
+        noise = (level - (1 - level) / (n - 1)) * mean @ mean + recall / (n - 1)
+        # Some hundred roundings of numbers of order one.
+        assert getattr(found, f"{matrix}_noise") == pytest.approx(noise, rel=0, abs=1e-14)
+        assert getattr(found, f"{matrix}_recall") == pytest.approx(recall, rel=0, abs=1e-14)

@@ -1,12 +1,19 @@
 """Copying and attention: against derivatives of the loss of an explicit model over all sequences."""
 
+import math
+
 import numpy as np
 import pytest
 
 from tests.enumeration import derivative, enumeration, inputs, log_softmax, model_logits
 from theory.noisy_recall import (
+    LearningRates,
+    answers,
+    attention_time,
+    context_table,
     copy_map,
     copy_strength,
+    gradient_flow,
     key_query_step,
     leading_key_query_step,
     optimal_feed_forward,
@@ -146,3 +153,29 @@ def test_bad_input_is_told() -> None:
     for function in (copy_map, key_query_step, leading_key_query_step):
         with pytest.raises(ValueError, match=r"features is 'all'; it must be one of current, both\."):
             function(TINY["3, 5"], "all")
+
+
+@pytest.mark.parametrize(("n", "length", "level"), [(6, 36, 0.3), (8, 64, 0.6), (12, 96, 0.4)])
+def test_attention_starts_when_its_clock_says(n: int, length: int, level: float) -> None:
+    """Against the whole flow: half of the attention is on the target within a fifth of the time (the clock is a first-order
+    law, stopped at a score of one; the time itself varies by a factor of nine between these problems)."""
+    problem = NoisyRecall.theory_version(n, length, level)
+    clock = attention_time(problem)
+    table = context_table(problem, 1000, np.random.default_rng(0))
+    steps = np.linspace(0.5, 2, 61) * clock
+    states = gradient_flow(table, LearningRates(1.0, 1.0, 1.0), steps, relative_tolerance=1e-4)
+    shown = [answers(state, table) for state in states]
+    weight = [one.attention_target[one.target_shown].mean() for one in shown]
+    half = float(np.interp(0.5, weight, steps))
+    assert half == pytest.approx(clock, rel=0.2)
+
+
+def test_leading_attention_time() -> None:
+    """√2 N^(3/2)/(1 − α)², approached like 1/N at T = 16 N."""
+    gaps = []
+    for n in (10, 20, 40):
+        problem = NoisyRecall.theory_version(n, 16 * n, 0.4)
+        gaps.append(attention_time(problem) / (math.sqrt(2) * n**1.5 / 0.6**2) - 1)
+    assert abs(gaps[2]) < 0.1
+    assert gaps[0] / gaps[1] == pytest.approx(2, rel=0.25)
+    assert gaps[1] / gaps[2] == pytest.approx(2, rel=0.25)

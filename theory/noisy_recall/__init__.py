@@ -61,6 +61,7 @@ from theory.noisy_recall.proof import derivation, residuals
 from theory.noisy_recall.sampling import Sequences, draw_sequences, scored_positions
 from theory.noisy_recall.second_stage import (
     KeyQueryStep,
+    attention_time,
     copy_map,
     key_query_step,
     leading_key_query_step,
@@ -94,6 +95,7 @@ __all__ = [
     "ValueSpectrum",
     "Weights",
     "answers",
+    "attention_time",
     "bayes_answers",
     "bayes_risk",
     "construction",

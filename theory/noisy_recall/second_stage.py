@@ -6,6 +6,7 @@ for every target k, p(trigger) = 0. All statements are for the uniform chain and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,3 +119,13 @@ def leading_key_query_step(problem: NoisyRecall, features: Features = "current")
         previous_noise=noise,
         previous_generic=-unit / size,
     )
+
+
+def attention_time(problem: NoisyRecall, features: Features = "current") -> float:
+    """Learning rate × steps after which the score of positions behind a trigger reaches one (cor-attention-time).
+
+    For equal learning rates and a feed-forward matrix at its optimum: √(2 T/(β κ)), κ the pull of `key_query_step` on the
+    previous trigger; about √2 N^(3/2)/(1 − α)² with the current token alone. Cost: T V³.
+    """
+    pull = key_query_step(problem, features).previous_trigger
+    return math.sqrt(2 * problem.context_length / (copy_strength(problem) * pull))

@@ -284,7 +284,7 @@ CLAIMS = (
     ),
     Claim(
         "C0.14",
-        "paper",
+        "ours",
         "The value matrix learns the noise N times more slowly than the feed-forward matrix, N/2 times if it reads both tokens.",
         "At the largest N, N times the ratio of margins within 15 % of 1 (current token) and of 2 (both).",
         _ratio,

@@ -1,7 +1,7 @@
 """One gradient step from zero: what the feed-forward matrix and the value matrix learn first, exactly at every size.
 
-The model (the simplified one-layer transformer of the paper, embeddings orthonormal) answers at the last position T with
-logits W_F x_T + Σ_t a_t W_V x_t, where x_t = E(z_t) + Ẽ(z_{t−1}), a = softmax_t(x_tᵀ W_KQ x_T). At zero attention is uniform and
+The model (a simplified one-layer transformer after Chen, Bruna and Bietti, embeddings orthonormal) answers at the last
+position T with logits W_F x_T + Σ_t a_t W_V x_t, where x_t = E(z_t) + Ẽ(z_{t−1}), a = softmax_t(x_tᵀ W_KQ x_T). At zero attention is uniform and
 every token has probability δ = 1/V. Matrices are given in coordinates of embeddings: row k is the unembedding U(k), column
 v < V the current-token embedding E(v), column V + v the previous-token one Ẽ(v).
 """
@@ -155,7 +155,7 @@ def _overlap(size: int, level: float, share: np.ndarray) -> tuple[float, float]:
 def leading_margins(problem: NoisyRecall, features: Features = "current") -> Margins:
     """Leading order for N, T → ∞ at fixed α: noise α and α/N (2α/N with both features), recall 0 and (1 − α)³/N³ (doubled).
 
-    The paper's own form, for a test context with a share of noise tokens q̂, is (η/N)(α² q̂ + α(1 − q̂)); q̂ → 0 here.
+    For a test context with a share of noise tokens q̂ it is (η/N)(α² q̂ + α(1 − q̂)); q̂ → 0 here.
     """
     require_uniform(problem)
     check_features(features)

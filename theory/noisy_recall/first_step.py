@@ -1,9 +1,9 @@
 """One gradient step from zero: what the feed-forward matrix and the value matrix learn first, exactly at every size.
 
 The model (a simplified one-layer transformer after Chen, Bruna and Bietti, embeddings orthonormal) answers at the last
-position T with logits W_F x_T + Σ_t a_t W_V x_t, where x_t = E(z_t) + Ẽ(z_{t−1}), a = softmax_t(x_tᵀ W_KQ x_T). At zero attention is uniform and
-every token has probability δ = 1/V. Matrices are given in coordinates of embeddings: row k is the unembedding U(k), column
-v < V the current-token embedding E(v), column V + v the previous-token one Ẽ(v).
+position T with logits W_F x_T + Σ_t a_t W_V x_t, where x_t = E(z_t) + Ẽ(z_{t−1}) and a = softmax_t(x_tᵀ W_KQ x_T). At zero
+attention is uniform and every token has probability δ = 1/V. Matrices are given in coordinates of embeddings: row k is the
+unembedding U(k), column v < V the current-token embedding E(v), column V + v the previous-token one Ẽ(v).
 """
 
 from __future__ import annotations

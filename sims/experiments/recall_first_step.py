@@ -298,7 +298,7 @@ CLAIMS = (
     ),
     Claim(
         "C0.16",
-        "paper",
+        "ours",
         "The key-query step then turns attention to tokens after a trigger and away from the noise token.",
         "All five decided signs as predicted, and the pull towards positions after a trigger within 10 %, in every cell.",
         _keys,

@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import sims
 from sims import contract
 from sims.experiments import recall_signal_size, recall_training
+from sims.models.one_layer_recall import build
+from sims.tasks.noisy_recall import Sampler, last_token_loss
 from theory import noisy_recall as theory
 
 BAD = [
@@ -88,3 +91,21 @@ def test_value_margin_is_that_of_a_stationary_context() -> None:
     context = np.array([problem.noise_level, *[1.0] * 5]) / 6
     logits = matrix @ context
     assert recall_signal_size.value_margin(value, problem) == pytest.approx(logits[0] - logits[2], rel=1e-13)
+
+
+def test_rows_of_the_value_matrix_sum_to_the_feed_forward_column() -> None:
+    """An identity of every minibatch, whatever attention does: attended positions sum to one and each has one current token."""
+    problem = recall_training.Config(n_tokens=6).problem
+    model = build(problem, 1, dtype=torch.float64)
+    optimiser = torch.optim.SGD(model.parameter_groups(feed_forward=0.5, value=1.5, key_query=1.0), lr=1.0)
+    sampler, draw = Sampler(problem), torch.Generator().manual_seed(0)
+    for _ in range(60):
+        batch = sampler.draw(16, draw)
+        optimiser.zero_grad()
+        last_token_loss(model.logits(batch.contexts[None]), batch.labels[None, :, -1]).backward()
+        optimiser.step()
+    sums = model.value.detach()[0, :, :7].sum(1)
+    column = model.feed_forward.detach()[0, :, problem.trigger]
+    assert float(column.abs().max()) > 0.5
+    # Sixty steps of float64, each a sum of some hundred terms below one.
+    torch.testing.assert_close(sums, 3 * column, rtol=0, atol=1e-12)

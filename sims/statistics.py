@@ -4,10 +4,11 @@ percentiles."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from scipy import special
 
 
@@ -40,6 +41,18 @@ def mean_interval(
         return mean, (math.nan, math.nan)
     half = float(special.stdtrit(array.size - 1, (1 + level) / 2) * standard_error(array))
     return mean, (mean - half, mean + half)
+
+
+def worst_cell(
+    values: xr.DataArray, badness: Callable[[np.ndarray], np.ndarray], dim: str = "seed"
+) -> tuple[float, tuple[float, float]]:
+    """Mean and interval over `dim` in the cell of all other dimensions whose mean is the worst.
+
+    - `badness`: of the means of all cells, an array of the same shape; the largest is the worst.
+    """
+    cells = [str(name) for name in values.dims if name != dim]
+    stacked = values.transpose(dim, *cells).values.reshape(values.sizes[dim], -1)
+    return mean_interval(stacked[:, int(np.argmax(badness(stacked.mean(0))))])
 
 
 def z_threshold(n_comparisons: int, false_alarm: float = 1e-6) -> float:

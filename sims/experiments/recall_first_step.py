@@ -20,7 +20,7 @@ from sims.contract import Claim, Finding, Scale
 from sims.models.one_layer_recall import OneLayerRecall, build
 from sims.outcome import Outcome
 from sims.probes import noisy_recall as probes
-from sims.statistics import mean_interval
+from sims.statistics import mean_interval, worst_cell
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler, last_token_loss
 from theory import noisy_recall as theory
@@ -209,16 +209,8 @@ def example(rng: np.random.Generator) -> Config:
     )
 
 
-def _worst(ratio: xr.DataArray) -> tuple[float, tuple[float, float]]:
-    """Mean and interval over seeds in the cell whose mean ratio is farthest from one."""
-    cells = [str(name) for name in ratio.dims if name != "seed"]
-    stacked = ratio.stack(cell=cells)
-    place = int(np.argmax(abs(stacked.mean("seed").values - 1)))
-    return mean_interval(np.asarray(stacked.isel(cell=place)))
-
-
 def _within(ratio: xr.DataArray, effect: float, note: str) -> Finding:
-    value, interval = _worst(ratio)
+    value, interval = worst_cell(ratio, lambda means: abs(means - 1))
     if not interval[1] - interval[0] <= 2 * effect:
         return Finding(value, interval, 1.0, "not_measured", f"{note}; the interval is wider than the effect")
     holds = abs(value - 1) <= effect and interval[0] <= 1 + effect and interval[1] >= 1 - effect

@@ -18,7 +18,7 @@ from sims import plotting
 from sims.contract import Claim, Finding, Scale
 from sims.models.one_layer_recall import build
 from sims.outcome import Outcome
-from sims.statistics import mean_interval
+from sims.statistics import mean_interval, worst_cell
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler, last_token_loss
 from theory import noisy_recall as theory
@@ -267,12 +267,8 @@ def _equal_reliability(outcome: Outcome) -> Finding:
 
 
 def _recall_law(outcome: Outcome) -> Finding:
-    gaps = (outcome.measured["recall_accuracy"] - outcome.predicted["recall_accuracy"]).stack(
-        cell=["n_tokens", "batch_scale"]
-    )
-    means = gaps.mean("seed").values
-    worst = int(np.argmax(abs(means)))
-    value, interval = mean_interval(np.asarray(gaps.isel(cell=worst)))
+    gaps = outcome.measured["recall_accuracy"] - outcome.predicted["recall_accuracy"]
+    value, interval = worst_cell(gaps, abs)
     return Finding(
         value, interval, 0.0, "holds" if abs(value) <= 0.05 else "fails",
         "measured minus predicted accuracy of recall after one step, worst cell",

@@ -19,7 +19,7 @@ from sims.contract import Claim, Finding, Scale
 from sims.models.one_layer_recall import build
 from sims.outcome import Outcome
 from sims.probes import noisy_recall as probes
-from sims.statistics import mean_interval
+from sims.statistics import mean_interval, worst_cell
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler, last_token_loss
 from sims.training import make_optimiser, train
@@ -197,11 +197,8 @@ def _share(outcome: Outcome, matched: bool, effect: float) -> Finding:
 
 def _batches(outcome: Outcome) -> Finding:
     share = outcome.measured["value_share"].isel(step=-1)
-    ratio = (share.isel(batch_size=0) / share.isel(batch_size=-1).mean("seed")).stack(
-        cell=["n_tokens", "matched", "separate"]
-    )
-    place = int(np.argmax(abs(ratio.mean("seed").values - 1)))
-    value, interval = mean_interval(np.asarray(ratio.isel(cell=place)))
+    ratio = share.isel(batch_size=0, drop=True) / share.isel(batch_size=-1, drop=True).mean("seed")
+    value, interval = worst_cell(ratio, lambda means: abs(means - 1))
     if not interval[1] - interval[0] <= 0.2:
         return Finding(value, interval, 1.0, "not_measured", "the interval is wider than the effect")
     return Finding(

@@ -21,7 +21,7 @@ from sims.interventions.low_rank import Spectrum
 from sims.models.one_layer_recall import OneLayerRecall, build
 from sims.outcome import Outcome
 from sims.probes import noisy_recall as probes
-from sims.statistics import mean_interval
+from sims.statistics import mean_interval, worst_cell
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler, last_token_loss
 from sims.training import log_spaced_steps, make_optimiser, train
@@ -314,13 +314,7 @@ def last_reading(outcome: Outcome, name: str, cut: str | None = None) -> xr.Data
 
 def worst_over_cells(values: xr.DataArray, *, largest: bool) -> tuple[float, tuple[float, float]]:
     """Mean and interval over seeds in the cell whose mean is the worst: the largest, or the smallest, of all."""
-    cells = [str(name) for name in values.dims if name != "seed"]
-    if not cells:
-        return mean_interval(np.asarray(values))
-    stacked = values.stack(cell=cells)
-    means = stacked.mean("seed").values
-    worst = int(np.argmax(means) if largest else np.argmin(means))
-    return mean_interval(np.asarray(stacked.isel(cell=worst)))
+    return worst_cell(values, lambda means: means if largest else -means)
 
 
 def _crossing(values: xr.DataArray, level: float) -> xr.DataArray:

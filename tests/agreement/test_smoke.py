@@ -166,6 +166,7 @@ WRONG: dict[str, Callable[[Any], dict[str, Any]]] = dict.fromkeys(
 # Where chance plays, smoke scale sees only gross errors: 24 seeds of a spread logit; and six of a variance, which does not
 # depend on the noise level, and where Student's t with five degrees of freedom wants a factor of three.
 WRONG["memory_embeddings"] = lambda config: {"noise_level": config.noise_level + 0.15}
+# The same for noisy recall: what a minibatch shifts is allowed for, and eight seeds leave seven degrees of freedom.
 WRONG["recall_gradient_noise"] = lambda config: {"noise_level": config.noise_level + 0.2}
 WRONG |= dict.fromkeys(
     ("recall_data", "recall_training", "recall_without_feed_forward", "recall_signal_size"),

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sims.statistics import equivalent_z, mean_interval, standard_error, z_threshold
+from sims.statistics import equivalent_z, mean_interval, standard_error, worst_cell, z_threshold
 
 
 @settings(deadline=None)
@@ -65,3 +66,15 @@ def test_equivalent_z_grows_without_a_jump_where_the_tail_underflows() -> None:
     assert np.diff(z, 2).max() < 0.05
     assert equivalent_z(np.inf, 3) == np.inf
     assert str(equivalent_z(0.0, 3)) == "0.0"
+
+
+def test_worst_cell_is_the_one_whose_mean_is_worst() -> None:
+    """A single wild seed does not make a cell the worst; dimensions may come in any order."""
+    values = xr.DataArray(np.zeros((2, 3, 4)), dims=["size", "seed", "level"])
+    values[1, :, 2] = [0.9, 1.0, 1.1]
+    values[0, :, 1] = [-2.5, 3.5, 0.5]  # mean 0.5
+    values[0, :, 3] = [-1.3, -1.2, -1.1]
+    assert worst_cell(values, lambda means: means) == mean_interval([0.9, 1.0, 1.1])
+    assert worst_cell(values, abs) == mean_interval([-1.3, -1.2, -1.1])
+    assert worst_cell(values, lambda means: abs(means - 0.4)) == mean_interval([-1.3, -1.2, -1.1])
+    assert worst_cell(xr.DataArray([1.0, 3.0], dims=["seed"]), abs) == mean_interval([1.0, 3.0])

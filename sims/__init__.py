@@ -3,6 +3,7 @@
 from sims.contract import Claim, ClaimResult, Experiment, Finding, Scale, experiment, experiment_names
 from sims.engine import run
 from sims.outcome import Outcome
+from sims.trainings import trained
 
 __all__ = [
     "Claim",
@@ -14,4 +15,5 @@ __all__ = [
     "experiment",
     "experiment_names",
     "run",
+    "trained",
 ]

@@ -212,7 +212,7 @@ def perform(task: Task) -> None:
             "experiment": found.name,
             "config": asdict(config),
             "seed": seed,
-            "device": _device_name(task.device),
+            "device": device_name(task.device),
             "wall_seconds": seconds,
             "versions": records.versions(),
             "command": task.command,
@@ -220,7 +220,8 @@ def perform(task: Task) -> None:
         store.save(found.name, run, dataset, details)
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """The device with its model, as records name it: "cpu", "cuda (NVIDIA H100)"."""
     if device == "cpu":
         return "cpu"
     import torch

@@ -97,7 +97,7 @@ class Store:
             if details.get("identity") != run:
                 raise ValueError(f"record {path} belongs to another run.")
         except ValueError:
-            path.replace(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.corrupt"))
+            move_aside(path)
             return None
         return dataset, details
 
@@ -139,16 +139,19 @@ def write_dataset(path: Path, dataset: xr.Dataset, details: Mapping[str, Any]) -
         stored.attrs = {DETAILS: json.dumps(details, sort_keys=True)}
     except TypeError as error:
         raise ValueError(f"details of the record {path.name} are not plain data: {error}.") from error
-    _replace(path, lambda partial: stored.to_netcdf(partial, engine="scipy", format="NETCDF3_64BIT"))
+    write_file(path, lambda partial: stored.to_netcdf(partial, engine="scipy", format="NETCDF3_64BIT"))
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all. Raises OSError when the place cannot be written."""
-    _replace(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its place, flush it to disk, and rename it."""
+def write_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside its place, flush it to disk, and rename it: after a crash it is whole, or absent.
+
+    Raises OSError, one sentence, when the place cannot be written.
+    """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,6 +169,11 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
             os.close(folder)
     except OSError as error:
         raise OSError(f"file {path} cannot be written ({error.strerror or error}).") from error
+
+
+def move_aside(path: Path) -> None:
+    """Keep a file that is corrupt or foreign beside its place, as `….corrupt`, so that the place is free."""
+    path.replace(path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.corrupt"))
 
 
 def read_dataset(path: Path) -> tuple[xr.Dataset, dict[str, Any]]:

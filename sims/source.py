@@ -18,8 +18,8 @@ EXPERIMENTS = "sims.experiments."
 NOT_SIMULATION = frozenset(
     f"sims.{name}"
     for name in (
-        *("__main__", "agreement", "claims", "contract", "engine", "fields", "outcome", "plotting", "pool"),
-        *("recorded", "records", "source"),
+        *("__main__", "agreement", "checkpoints", "claims", "contract", "engine", "fields", "outcome"),
+        *("plotting", "pool", "recorded", "records", "source", "trainings"),
     )
 )
 """Modules of the frame: what they do to a result does not depend on which code made it."""
@@ -102,10 +102,16 @@ def imported_modules(module: str, roots: Collection[str] = ("theory", "sims"), r
     return seen - {module}
 
 
-def code_digest(experiment: Path, root: Path = ROOT, ignoring: Collection[str] = NOT_SIMULATION) -> str:
+def code_digest(
+    experiment: Path,
+    root: Path = ROOT,
+    ignoring: Collection[str] = NOT_SIMULATION,
+    entry_points: Collection[str] = ENTRY_POINTS,
+) -> str:
     """Digest (64 hexadecimal digits) of the code that can change what an experiment's `simulate` returns.
 
-    Of the experiment's file, the top-level definitions that `simulate` and `Config` reach by name, and the
+    With other `entry_points`, of what these names of the file do, such as the class of a recipe.
+    Of the experiment's file, the top-level definitions that the entry points reach by name, and the
     imports these use; a change to `predict`, claims, figures or scales leaves it as it is. Of every other
     module in sims and theory the whole file, except that a package's `__init__` counts only for the names
     asked of it, and another experiment only for its `simulate` and `Config`. Comments, docstrings and layout
@@ -119,7 +125,7 @@ def code_digest(experiment: Path, root: Path = ROOT, ignoring: Collection[str] =
             if module.split(".")[0] in ("sims", "theory") and module not in ignoring:
                 waiting.append((module, None if name is None else frozenset({name})))
 
-    nodes, names = _reachable(_parse(experiment), ENTRY_POINTS)
+    nodes, names = _reachable(_parse(experiment), entry_points)
     parts["the experiment"] = _canonical_text(nodes, names)
     try:
         package = ".".join(experiment.resolve().parent.relative_to(root).parts)

@@ -223,6 +223,63 @@ _ENTRIES = (
         "value_scale",
         "logit that the Bayes-optimal construction gives a copied token",
     ),
+    Notation(
+        _symbol(r"\theta", nonnegative=True),
+        r"\theta",
+        "angle",
+        "angle between the vectors that a feed-forward reads at two positions, 0 to π",
+    ),
+    Notation(
+        _symbol(r"\phi", real=True), r"\phi", "polar_angle", "angle of polar coordinates, integrated over"
+    ),
+    Notation(
+        _symbol(r"\kappa_0", nonnegative=True),
+        r"\kappa_0",
+        "arc_cosine_kernel(0, ·)",
+        "probability that two standard Gaussians at an angle are both positive",
+    ),
+    Notation(
+        _symbol(r"\kappa_1", nonnegative=True),
+        r"\kappa_1",
+        "arc_cosine_kernel(1, ·)",
+        "mean product of two rectified standard Gaussians at an angle",
+    ),
+    Notation(
+        _symbol("m_h", integer=True, positive=True),
+        "m_h",
+        "hidden_multiplier",
+        "number of hidden units of a feed-forward, divided by the width",
+    ),
+    Notation(
+        _symbol(r"\varpi", nonnegative=True),
+        r"\varpi",
+        "attention_overlap",
+        "inner product of the attention averages of two scored positions before training, divided by the width",
+    ),
+    Notation(
+        _symbol("G_1", real=True),
+        "G_1",
+        "feed_forward_in (of growth)",
+        "initial growth rate of the noise margin through the first matrix of a ReLU feed-forward",
+    ),
+    Notation(
+        _symbol("G_2", real=True),
+        "G_2",
+        "feed_forward_out (of growth)",
+        "initial growth rate of the noise margin through the second matrix of a ReLU feed-forward",
+    ),
+    Notation(
+        _symbol("G_L", real=True),
+        "G_L",
+        "feed_forward_out (linear, of growth)",
+        "initial growth rate of the noise margin through the matrix of a linear feed-forward",
+    ),
+    Notation(
+        _symbol("G_O", real=True),
+        "G_O",
+        "attention_output (of growth)",
+        "initial growth rate of the noise margin through the output matrix of attention; the value matrix has the same",
+    ),
 )
 
 SYMBOLS: Mapping[str, Notation] = MappingProxyType({entry.latex: entry for entry in _ENTRIES})

@@ -21,7 +21,7 @@ from sims.probes import associative_memory as probes
 from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.associative_memory import full_batch_loss, label_probabilities
-from sims.training import check_optimiser, check_schedule, log_spaced_steps, make_optimiser, train
+from sims.training import Training, check_optimiser, check_schedule, log_spaced_steps, make_optimiser, train
 from theory import associative_memory as theory
 from theory.problems import AssociativeMemory
 
@@ -88,11 +88,11 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     generators = [torch_generator(NAME, "embeddings", seed) for _, seed in runs]
     model = build(config.n_tokens, config.width, "gaussian", generators, device)
     labels = label_probabilities(config.problem, device)
-    optimiser = make_optimiser([model.weights], "sgd", config.flow_step * config.n_tokens)
+    optimiser = make_optimiser([model.memory], "sgd", config.flow_step * config.n_tokens)
 
     def probe() -> dict[str, np.ndarray]:
         logits = model.logits()
-        cut = probes.predictions(model.logits(Spectrum(model.weights).drop_top(1)))
+        cut = probes.predictions(model.logits(Spectrum(model.memory).drop_top(1)))
         full = probes.predictions(logits)
         return {
             "diagonal": logits.diagonal(dim1=-2, dim2=-1).double().numpy(force=True),
@@ -103,7 +103,8 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
             "dropped_correct": cut["correct"],
         }
 
-    read = train(optimiser, lambda: full_batch_loss(model.logits(), labels), config.probe_steps, probe)
+    training = Training(optimiser, lambda: full_batch_loss(model.logits(), labels))
+    read = train(training, config.probe_steps, probe)
     coordinates = {"time": config.times}
     return [
         xr.Dataset(

@@ -23,7 +23,7 @@ from sims.probes import associative_memory as probes
 from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.associative_memory import full_batch_loss, label_probabilities
-from sims.training import check_optimiser, check_schedule, log_spaced_steps, make_optimiser, train
+from sims.training import Training, check_optimiser, check_schedule, log_spaced_steps, make_optimiser, train
 from theory import associative_memory as theory
 from theory.problems import AssociativeMemory
 
@@ -105,7 +105,7 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     generators = [torch_generator(NAME, "embeddings", seed) for _, seed in runs]
     model = build(config.n_tokens, config.width, config.embedding, generators, device)
     labels = label_probabilities(config.problem, device)
-    optimiser = make_optimiser([model.weights], "sgd", config.learning_rate, config.momentum)
+    optimiser = make_optimiser([model.memory], "sgd", config.learning_rate, config.momentum)
 
     def loss() -> torch.Tensor:
         return full_batch_loss(model.logits(), labels)
@@ -120,7 +120,7 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
             "noise_probability": shares["noise"],
         }
 
-    read = train(optimiser, loss, config.probe_steps, probe)
+    read = train(Training(optimiser, loss), config.probe_steps, probe)
     return [
         xr.Dataset({name: ("time", values[place]) for name, values in read.items()}, {"time": config.times})
         for place in range(len(runs))

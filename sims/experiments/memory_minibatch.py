@@ -20,7 +20,7 @@ from sims.outcome import Outcome
 from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.associative_memory import minibatch_loss, sample
-from sims.training import check_optimiser, make_optimiser, train
+from sims.training import Training, check_optimiser, make_optimiser, train
 from theory import associative_memory as theory
 from theory.problems import AssociativeMemory
 
@@ -100,7 +100,7 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     config = runs[0][0]
     draws = [torch_generator(NAME, "samples", seed, device) for _, seed in runs]
     model = build(config.n_tokens, config.n_tokens + 1, "identity", draws, device)
-    optimiser = make_optimiser([model.weights], "sgd", config.learning_rate, config.momentum)
+    optimiser = make_optimiser([model.memory], "sgd", config.learning_rate, config.momentum)
 
     def loss() -> torch.Tensor:
         pairs = [sample(config.problem, config.batch_size, draw) for draw in draws]
@@ -111,7 +111,7 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
         logits = model.logits().double()
         return {"lead": (logits.diagonal(dim1=-2, dim2=-1) - logits[:, -1, :]).numpy(force=True)}
 
-    lead = train(optimiser, loss, config.probe_steps, probe)["lead"]
+    lead = train(Training(optimiser, loss), config.probe_steps, probe)["lead"]
     centre = np.log((1 - config.noise_level) / config.noise_level)
     return [
         xr.Dataset(

@@ -20,7 +20,7 @@ from sims.probes import associative_memory as probes
 from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.associative_memory import full_batch_loss, label_probabilities
-from sims.training import check_optimiser, make_optimiser, train
+from sims.training import Training, check_optimiser, make_optimiser, train
 from theory import associative_memory as theory
 from theory.problems import AssociativeMemory
 
@@ -110,11 +110,10 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
         config.n_tokens, config.n_tokens + 1 + config.extra_width, "orthonormal", generators, device
     )
     labels = label_probabilities(config.problem, device)
-    optimiser = make_optimiser([model.weights], "sgd", config.learning_rate, config.momentum)
+    optimiser = make_optimiser([model.memory], "sgd", config.learning_rate, config.momentum)
     steps = np.sort(np.concatenate([config.probe_steps - 1, config.probe_steps]))
     read = train(
-        optimiser,
-        lambda: full_batch_loss(model.logits(), labels),
+        Training(optimiser, lambda: full_batch_loss(model.logits(), labels)),
         steps,
         lambda: probes.entry_classes(model.logits()),
     )

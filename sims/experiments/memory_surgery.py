@@ -22,7 +22,7 @@ from sims.probes import associative_memory as probes
 from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.associative_memory import full_batch_loss, label_probabilities
-from sims.training import check_optimiser, check_schedule, log_spaced_steps, make_optimiser, train
+from sims.training import Training, check_optimiser, check_schedule, log_spaced_steps, make_optimiser, train
 from theory import associative_memory as theory
 from theory.problems import AssociativeMemory
 
@@ -112,11 +112,11 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     generators = [torch_generator(NAME, "embeddings", seed) for _, seed in runs]
     model = build(config.n_tokens, config.width, "orthonormal", generators, device)
     labels = label_probabilities(config.problem, device)
-    optimiser = make_optimiser([model.weights], config.optimiser, config.learning_rate)
+    optimiser = make_optimiser([model.memory], config.optimiser, config.learning_rate)
 
     def probe() -> dict[str, np.ndarray]:
         cut = [
-            probes.predictions(model.logits(one)) for one in cuts_of(model.weights, config.n_tokens).values()
+            probes.predictions(model.logits(one)) for one in cuts_of(model.memory, config.n_tokens).values()
         ]
         logits = model.logits()
         return {
@@ -125,7 +125,8 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
             "column_sum": probes.entry_classes(logits)["column_sum"],
         }
 
-    read = train(optimiser, lambda: full_batch_loss(model.logits(), labels), config.probe_steps, probe)
+    training = Training(optimiser, lambda: full_batch_loss(model.logits(), labels))
+    read = train(training, config.probe_steps, probe)
     coordinates = {"time": config.times, "cut": list(CUTS)}
     return [
         xr.Dataset(

@@ -22,7 +22,7 @@ from sims.probes import noisy_recall as probes
 from sims.statistics import mean_interval, worst_cell
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler, last_token_loss
-from sims.training import make_optimiser, train
+from sims.training import Training, make_optimiser, train
 from theory import noisy_recall as theory
 from theory.problems import NoisyRecall
 
@@ -133,7 +133,7 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
         }
 
     steps = np.arange(1, config.final_step + 1)
-    read = train(optimiser, loss, steps, probe)
+    read = train(Training(optimiser, loss), steps, probe)
     read["value_share"] = read["value_margin"] / (read["value_margin"] + read["feed_forward_margin"])
     return [
         xr.Dataset({name: ("step", values[place]) for name, values in read.items()}, {"step": steps})

@@ -24,7 +24,7 @@ from sims.probes import noisy_recall as probes
 from sims.statistics import mean_interval, worst_cell
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler, last_token_loss
-from sims.training import log_spaced_steps, make_optimiser, train
+from sims.training import Training, log_spaced_steps, make_optimiser, train
 from theory import noisy_recall as theory
 from theory.problems import NoisyRecall
 
@@ -125,7 +125,11 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
         seen = torch.stack([batch.contexts for batch in batches])
         return last_token_loss(model.logits(seen), torch.stack([batch.labels[:, -1] for batch in batches]))
 
-    read = train(optimiser, loss, config.probe_steps, lambda: readings(model, problem, contexts, targets))
+    read = train(
+        Training(optimiser, loss),
+        config.probe_steps,
+        lambda: readings(model, problem, contexts, targets),
+    )
     return [
         xr.Dataset(
             {

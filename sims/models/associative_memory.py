@@ -2,30 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
+from sims.roles import Place, RoleTable, exchanged
+
 EMBEDDINGS = ("orthonormal", "gaussian", "identity")
+ROLES = RoleTable(
+    {
+        Place("embedding"): "embedding",
+        Place("unembedding"): "unembedding",
+        Place("feed_forward_out", 0): "memory",
+    },
+    {
+        Place("positions"): "this model has no positions",
+        Place("feed_forward_in", 0): "the memory is one matrix, feed_forward_out",
+        **{
+            Place(role, 0): "this model has no attention"
+            for role in ("query", "key", "value", "attention_output", "value_output", "key_query")
+        },
+    },
+)
+"""Which weight of the model plays which role."""
 
 
 @dataclass(frozen=True)
 class AssociativeMemoryModel:
     """Weights of many seeds of one memory; the first axis counts seeds.
 
-    - `weights`: W, trained, shape (seeds, width, width); starts at zero.
+    - `memory`: W, trained, shape (seeds, width, width); starts at zero.
     - `unembeddings`: U, frozen, shape (seeds, width, n_tokens + 1).
     - `embeddings`: E, frozen, shape (seeds, width, n_tokens).
     """
 
-    weights: torch.Tensor
+    memory: torch.Tensor
     unembeddings: torch.Tensor
     embeddings: torch.Tensor
 
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All weights by name; embeddings have a row a token, as views of the columns."""
+        return {
+            "embedding": self.embeddings.mT,
+            "unembedding": self.unembeddings.mT,
+            "memory": self.memory,
+        }
+
+    @property
+    def roles(self) -> RoleTable:
+        """Which weight plays which role; the memory is a linear feed-forward that replaces the stream."""
+        return ROLES
+
+    def with_weights(self, changed: Mapping[str, torch.Tensor]) -> AssociativeMemoryModel:
+        """A new model with these weights in their places; the others are shared. Raises ValueError as `exchanged` does."""
+        exchanged(self.weights, changed)
+        return replace(
+            self,
+            memory=changed.get("memory", self.memory),
+            embeddings=changed["embedding"].mT if "embedding" in changed else self.embeddings,
+            unembeddings=changed["unembedding"].mT if "unembedding" in changed else self.unembeddings,
+        )
+
     def logits(self, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits of every label for every key, shape (seeds, n_tokens + 1, n_tokens), with other `weights` if given."""
-        chosen = self.weights if weights is None else weights
+        """Logits of every label for every key, shape (seeds, n_tokens + 1, n_tokens), with another W if given."""
+        chosen = self.memory if weights is None else weights
         return self.unembeddings.mT @ chosen @ self.embeddings
 
 

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from sims.roles import Place, RoleTable, exchanged
 from theory.problems import NoisyRecall
 
 FEATURES = ("current", "both")
 PARTS = ("feed_forward", "attention")
+_EMBEDDINGS = "the embeddings of this model are the coordinates themselves"
+ROLES = RoleTable(
+    {
+        Place("feed_forward_out", 0): "feed_forward",
+        Place("value_output", 0): "value",
+        Place("key_query", 0): "key_query",
+    },
+    {
+        Place("embedding"): _EMBEDDINGS,
+        Place("positions"): "this model has no position embeddings",
+        Place("unembedding"): _EMBEDDINGS,
+        Place("query", 0): "query and key are one matrix, key_query",
+        Place("key", 0): "query and key are one matrix, key_query",
+        Place("value", 0): "value and attention output are one matrix, value_output",
+        Place("attention_output", 0): "value and attention output are one matrix, value_output",
+        Place("feed_forward_in", 0): "the feed-forward has one matrix, feed_forward_out",
+    },
+)
+"""Which weight of the model plays which role."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,23 @@ class OneLayerRecall:
     def vocabulary_size(self) -> int:
         """Number of tokens."""
         return self.value.shape[1]
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All weights by name."""
+        return {name: getattr(self, name) for name in ROLES.names.values()}
+
+    @property
+    def roles(self) -> RoleTable:
+        """Which weight plays which role."""
+        return ROLES
+
+    def with_weights(self, changed: Mapping[str, torch.Tensor]) -> OneLayerRecall:
+        """A new model with these weights in their places; the others are shared. Raises ValueError as `exchanged` does."""
+        found = exchanged(self.weights, changed)
+        return replace(
+            self, feed_forward=found["feed_forward"], value=found["value"], key_query=found["key_query"]
+        )
 
     def attention(self, contexts: torch.Tensor, key_query: torch.Tensor | None = None) -> torch.Tensor:
         """Attention of the last position, shape (seeds, batch, T), with another `key_query` if given.

@@ -165,6 +165,38 @@ def alias_tables(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return limits, others
 
 
+class ScoredPlaces(NamedTuple):
+    """Scored positions in a rectangle; rows with fewer than the most are filled up with position 0.
+
+    - `at`: positions counted from 0, int64 (…, batch, most). `valid`: False where filled up, bool, of the same shape.
+    """
+
+    at: torch.Tensor
+    valid: torch.Tensor
+
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """Entries of `values` (…, batch, T) at the places, shape (…, batch, most)."""
+        return values.gather(-1, self.at)
+
+
+def scored_places(scored: torch.Tensor) -> ScoredPlaces:
+    """The scored positions of each sequence, in their order; `scored` is bool, shape (…, batch, T)."""
+    most = int(scored.sum(-1).max())
+    valid, at = scored.to(torch.uint8).sort(dim=-1, descending=True, stable=True)
+    valid = valid[..., :most].bool()
+    return ScoredPlaces(torch.where(valid, at[..., :most], 0), valid)
+
+
+def scored_loss(logits: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over the scored places of each seed, summed over seeds, in nats; a seed without any counts 0.
+
+    - `logits`: shape (seeds, batch, places, vocabulary). `labels`, `valid`: shape (seeds, batch, places).
+    """
+    chosen = torch.log_softmax(logits, dim=-1).gather(-1, labels[..., None])[..., 0]
+    total = torch.where(valid, chosen, 0).sum((-1, -2))
+    return -(total / valid.sum((-1, -2)).clamp(min=1)).sum()
+
+
 def last_token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy of each seed, summed over seeds, in nats.
 

@@ -12,10 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sims.interventions.low_rank import Spectrum
+from sims.interventions.surgery import truncated, without_components, zeroed
 from sims.models.associative_memory import AssociativeMemoryModel, build
+from sims.roles import matrix, with_matrix
 from sims.statistics import z_threshold
 from sims.tasks.associative_memory import full_batch_loss, label_probabilities
-from sims.training import make_optimiser, train
+from sims.training import Training, make_optimiser, train
 from theory.problems import AssociativeMemory
 
 
@@ -52,8 +55,8 @@ def test_identity_embeddings_make_the_corner_of_the_weights_the_logits() -> None
 
 def test_weights_start_at_zero_and_are_all_that_trains() -> None:
     model = build(3, 5, "orthonormal", generators(7))
-    assert model.weights.requires_grad
-    assert not model.weights.detach().any()
+    assert model.memory.requires_grad
+    assert not model.memory.detach().any()
     assert not model.embeddings.requires_grad
     assert not model.unembeddings.requires_grad
     assert not model.logits().detach().any()
@@ -78,16 +81,57 @@ def test_a_seed_has_its_own_embeddings_whatever_its_neighbours() -> None:
     assert not torch.equal(together.embeddings[0], together.embeddings[1])
 
 
+def test_the_memory_is_cut_by_role_as_by_hand() -> None:
+    model = build(3, 5, "orthonormal", generators(7, 8))
+    memory = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(1))
+    model = with_matrix(model, "feed_forward_out", 0, memory)
+    assert model.memory is memory
+    known = Spectrum(memory)
+    cut, dropped = (
+        truncated(model, "feed_forward_out", 0, 0.4),
+        without_components(model, "feed_forward_out", 0, [0]),
+    )
+    assert torch.equal(cut.logits(), model.logits(known.keep_top(2)))
+    assert torch.equal(dropped.logits(), model.logits(known.drop([0])))
+    assert truncated(model, "feed_forward_out", 0, 1.0) is model
+    for changed in (cut, dropped):
+        assert changed.embeddings is model.embeddings
+        assert changed.unembeddings is model.unembeddings
+    assert torch.equal(model.memory, memory)
+
+
+def test_embeddings_have_a_row_for_each_token_in_the_role_table() -> None:
+    model = build(3, 5, "gaussian", generators(7, 8))
+    assert sorted(model.roles.names.values()) == sorted(model.weights)
+    assert not set(model.roles.names) & set(model.roles.absent)
+    embedding, unembedding = matrix(model, "embedding"), matrix(model, "unembedding")
+    assert embedding.shape == (2, 3, 5)
+    assert unembedding.shape == (2, 4, 5)
+    memory = matrix(model, "feed_forward_out", 0)
+    assert torch.equal(unembedding @ memory @ embedding.mT, model.logits())
+    silent = zeroed(model, "unembedding")
+    assert not silent.unembeddings.any()
+    assert silent.unembeddings.shape == model.unembeddings.shape
+    assert silent.embeddings is model.embeddings
+    other = with_matrix(model, "embedding", None, embedding.flip(1))
+    assert torch.equal(other.embeddings, model.embeddings.flip(2))
+    with pytest.raises(ValueError, match=r"^place is 'key 0'; this model has no attention\.$"):
+        matrix(model, "key", 0)
+    with pytest.raises(
+        ValueError, match=r"^weight is 'W'; it must be one of embedding, unembedding, memory\.$"
+    ):
+        model.with_weights({"W": memory})
+
+
 def trained(n: int, width: int, embedding: str, seeds: tuple[int, ...], optimiser: str) -> np.ndarray:
     """Logits after 1, 10 and 50 steps, shape (seeds, n + 1, n, 3)."""
     problem = AssociativeMemory(n, 0.4)
     model: AssociativeMemoryModel = build(n, width, embedding, generators(*seeds))
     labels = label_probabilities(problem)
     rate, momentum = (0.05, 0.0) if optimiser == "adam" else (0.3 * n, 0.5)
-    step = make_optimiser([model.weights], optimiser, rate, momentum)
+    step = make_optimiser([model.memory], optimiser, rate, momentum)
     read = train(
-        step,
-        lambda: full_batch_loss(model.logits(), labels),
+        Training(step, lambda: full_batch_loss(model.logits(), labels)),
         [1, 10, 50],
         lambda: {"logits": model.logits().numpy(force=True)},
     )

@@ -1,5 +1,7 @@
 """Truncation and component removal: what linear algebra says must hold, over shapes, stacks and types."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -104,6 +106,50 @@ def test_a_stack_is_cut_one_by_one(shape: tuple[int, int], size: int, key: int) 
             )
 
 
+@given(SHAPES, st.integers(0, 3), st.integers(0, 100), st.data())
+def test_dropped_components_are_left_out_of_the_sum(
+    shape: tuple[int, int], size: int, key: int, data: st.DataObject
+) -> None:
+    """Against a sum of components one by one; the same places of every matrix, or each matrix's own; some named twice."""
+    whole = matrix(*([size] if size else []), *shape, key=key)
+    spectrum = Spectrum(whole)
+    count = data.draw(st.integers(1, 4))
+    index = st.integers(0, spectrum.rank - 1)
+    rows = data.draw(st.lists(st.lists(index, min_size=count, max_size=count), min_size=1, max_size=1))
+    own = bool(size) and data.draw(st.booleans())
+    if own:
+        rows = [[data.draw(index) for _ in range(count)] for _ in range(size)]
+    found = spectrum.drop(torch.tensor(rows if own else rows[0]))
+    assert torch.equal(found, spectrum.drop(rows if own else rows[0]))  # type: ignore[arg-type]
+    for place, one in enumerate(whole if size else [whole]):
+        left, values, right = torch.linalg.svd(one, full_matrices=False)
+        expected = torch.zeros_like(one)
+        for component, value in enumerate(values):
+            if component not in rows[place if own else 0]:
+                expected += value * torch.outer(left[:, component], right[component])
+        torch.testing.assert_close(found[place] if size else found, expected, rtol=0, atol=ROUNDING)
+
+
+@given(cuts(), st.sampled_from([torch.float32, torch.float64]))
+def test_dropping_the_first_components_is_dropping_the_top(
+    cut: tuple[torch.Tensor, int], kind: torch.dtype
+) -> None:
+    whole, count = cut
+    spectrum = Spectrum(whole.to(kind))
+    found = spectrum.drop(range(count))
+    assert found.dtype == kind
+    # Zeros are added, at most in another order; in float32 both are rounded at the end (6e-8, entries below 8).
+    tolerance = ROUNDING if kind == torch.float64 else 1e-6
+    torch.testing.assert_close(found, spectrum.drop_top(count), rtol=0, atol=tolerance)
+    assert not spectrum.drop(range(spectrum.rank)).any()
+
+
+@pytest.mark.parametrize("places", [[], torch.empty(0, dtype=torch.int64), torch.empty(2, 0)])
+def test_no_dropped_component_is_the_same_matrix_bit_for_bit(places: object) -> None:
+    whole = matrix(2, 3, 4, key=0).half()
+    assert torch.equal(Spectrum(whole).drop(places), whole)  # type: ignore[arg-type]
+
+
 def test_one_decomposition_serves_all_cuts_and_none_serves_none(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     svd = torch.linalg.svd
@@ -111,10 +157,12 @@ def test_one_decomposition_serves_all_cuts_and_none_serves_none(monkeypatch: pyt
     spectrum = Spectrum(matrix(3, 6, 4, key=0))
     spectrum.keep_top(4)
     spectrum.drop_top(0)
+    spectrum.drop([])
     assert len(calls) == 0
     for count in range(5):
         spectrum.keep_top(count)
         spectrum.drop_top(count)
+        spectrum.drop([count % 4])
     assert spectrum.left.shape == (3, 6, 4)
     assert spectrum.right.shape == (3, 4, 4)
     assert spectrum.singular_values.shape == (3, 4)
@@ -172,3 +220,23 @@ def test_bad_counts_are_told(name: str, count: object) -> None:
     cut = getattr(Spectrum(matrix(3, 5, key=0)), name)
     with pytest.raises(ValueError, match=rf"{name} is {count}; it must be an integer from 0 to 3"):
         cut(count)
+
+
+@pytest.mark.parametrize(
+    ("places", "answer"),
+    [
+        ([3], "places are [3]; each must be an integer from 0 to 2."),
+        ([0, -1], "places are [0, -1]; each must be an integer from 0 to 2."),
+        ([1.5], "places are [1.5]; each must be an integer from 0 to 2."),
+        ([True, False, True], "places are [True, False, True]; each must be an integer from 0 to 2."),
+        ([[0], [1], [3]], "places are [[0], [1], [3]]; each must be an integer from 0 to 2."),
+        ([[0], [1]], "places have shape (2, 1); it must be (n,) or (3, n)."),
+        ([[[0]]], "places have shape (1, 1, 1); it must be (n,) or (3, n)."),
+        (torch.tensor(1), "places have shape (); it must be (n,) or (3, n)."),
+    ],
+)
+def test_bad_places_are_told(places: object, answer: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(answer)}$"):
+        Spectrum(matrix(3, 3, 5, key=0)).drop(places)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^places have shape \(1, 1\); it must be \(n,\)\.$"):
+        Spectrum(matrix(3, 5, key=0)).drop([[0]])  # type: ignore[list-item]

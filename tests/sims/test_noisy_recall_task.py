@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from scipy import special
 
 from sims.statistics import z_threshold
-from sims.tasks.noisy_recall import Batch, Sampler, alias_tables, last_token_loss
+from sims.tasks.noisy_recall import (
+    Batch,
+    Sampler,
+    alias_tables,
+    last_token_loss,
+    scored_loss,
+    scored_places,
+)
 from tests.enumeration import sequences
 from tests.strategies import markov_chains, noisy_recalls
 from theory.problems import MarkovChain, NoisyRecall
@@ -302,3 +309,112 @@ def test_the_loss_is_each_seeds_mean_summed(seeds: int, size: int, vocabulary: i
         expected += (normaliser - row[int(labels[seed, place])]) / size
     # float64: some tens of roundings of 1.1e-16 on terms of order 10.
     assert float(last_token_loss(logits, labels)) == pytest.approx(expected, rel=1e-12, abs=1e-13)
+
+
+def marks(*shape: int, key: int, share: float) -> torch.Tensor:
+    """True with probability `share`, independently."""
+    return torch.rand(shape, generator=source(key)) < share
+
+
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 7)),
+    key=st.integers(0, 99),
+    share=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+)
+def test_scored_places_are_the_scored_positions_in_order(
+    shape: tuple[int, int, int], key: int, share: float
+) -> None:
+    """With and without seeds in front; rows without any, and batches without any."""
+    scored = marks(*shape, key=key, share=share)
+    values = torch.randint(50, shape, generator=source(key + 1))
+    at, valid = places = scored_places(scored)
+    most = max(sum(row) for one in scored.tolist() for row in one)
+    assert at.shape == valid.shape == (*shape[:2], most)
+    assert at.dtype == torch.int64
+    assert valid.dtype == torch.bool
+    chosen = places.of(values)
+    for seed, row in itertools.product(range(shape[0]), range(shape[1])):
+        found = [place for place in range(shape[2]) if scored[seed, row, place]]
+        filled = [0] * (most - len(found))
+        assert at[seed, row].tolist() == found + filled
+        assert valid[seed, row].tolist() == [True] * len(found) + [False] * len(filled)
+        assert chosen[seed, row].tolist() == [int(values[seed, row, place]) for place in found + filled]
+    apart = scored_places(scored[0])
+    width = apart.at.shape[-1]
+    assert torch.equal(apart.at, at[0, :, :width])
+    assert torch.equal(apart.valid, valid[0, :, :width])
+    assert not valid[0, :, width:].any()
+
+
+def test_scored_places_keep_their_order_in_long_sequences() -> None:
+    """From 17 positions on, torch sorts by another way, which keeps the order only when asked to."""
+    scored = marks(3, 60, key=1, share=0.5)
+    at, valid = scored_places(scored)
+    for row in range(3):
+        assert at[row, valid[row]].tolist() == [place for place in range(60) if scored[row, place]]
+
+
+@given(problem=noisy_recalls(), size=st.integers(1, 9), seed=st.integers(0, 99))
+def test_scored_places_of_a_batch_have_its_labels(problem: NoisyRecall, size: int, seed: int) -> None:
+    batch = Sampler(problem).draw(size, source(seed))
+    places = scored_places(batch.scored)
+    assert int(places.valid.sum()) == int(batch.scored.sum())
+    assert torch.equal(places.of(batch.labels)[places.valid], batch.labels[batch.scored])
+
+
+@given(
+    seeds=st.integers(1, 3),
+    size=st.integers(1, 4),
+    length=st.integers(1, 5),
+    vocabulary=st.integers(1, 6),
+    key=st.integers(0, 99),
+    share=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+)
+def test_the_scored_loss_is_each_seeds_mean_over_its_scored_positions(
+    seeds: int, size: int, length: int, vocabulary: int, key: int, share: float
+) -> None:
+    """Every scored position weighs the same, whichever its row; a seed without any counts 0, and gives no gradient."""
+    generator = source(key)
+    logits = 3 * torch.randn(seeds, size, length, vocabulary, generator=generator, dtype=torch.float64)
+    labels = torch.randint(vocabulary, (seeds, size, length), generator=generator)
+    scored = marks(seeds, size, length, key=key, share=share)
+    expected, counted = 0.0, []
+    for seed in range(seeds):
+        losses = []
+        for row, place in itertools.product(range(size), range(length)):
+            if scored[seed, row, place]:
+                entries = [float(one) for one in logits[seed, row, place]]
+                normaliser = math.log(math.fsum(math.exp(one) for one in entries))
+                losses.append(normaliser - entries[int(labels[seed, row, place])])
+        expected += math.fsum(losses) / len(losses) if losses else 0.0
+        counted.append(bool(losses))
+    logits.requires_grad_()
+    places = scored_places(scored)
+    rows = places.at[..., None].expand(-1, -1, -1, vocabulary)
+    for loss in (
+        scored_loss(logits.gather(2, rows), places.of(labels), places.valid),
+        scored_loss(logits, labels, scored),
+    ):
+        # float64: some tens of roundings of 1.1e-16 on terms of order 10.
+        assert float(loss.detach()) == pytest.approx(expected, rel=1e-12, abs=1e-13)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert not gradient[~scored].any()
+        if vocabulary > 1:
+            assert gradient.flatten(1).any(1).tolist() == counted
+
+
+def test_the_scored_loss_of_last_tokens_is_the_last_token_loss() -> None:
+    logits = torch.randn(2, 5, 7, generator=source(1), dtype=torch.float64)
+    labels = torch.randint(7, (2, 5), generator=source(2))
+    everywhere = torch.ones(2, 5, 1, dtype=torch.bool)
+    found = scored_loss(logits[:, :, None], labels[..., None], everywhere)
+    # The same ten terms of order 1 summed in another order.
+    torch.testing.assert_close(found, last_token_loss(logits, labels), rtol=0, atol=1e-14)
+
+
+def test_the_fillings_logits_and_labels_do_not_count() -> None:
+    logits = torch.randn(1, 2, 2, 4, generator=source(3), dtype=torch.float64)
+    labels, valid = torch.tensor([[[1, 2], [3, 0]]]), torch.tensor([[[True, True], [True, False]]])
+    before = scored_loss(logits, labels, valid)
+    logits[0, 1, 1], labels[0, 1, 1] = 1e3, 3
+    assert torch.equal(scored_loss(logits, labels, valid), before)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sims.models.one_layer_recall import FEATURES, OneLayerRecall, build
 from sims.tasks.noisy_recall import Sampler, last_token_loss
-from sims.training import make_optimiser, train
+from sims.training import Training, make_optimiser, train
 from tests.strategies import noisy_recalls
 from theory.problems import MarkovChain, NoisyRecall
 
@@ -173,8 +173,7 @@ def trained(
     )
     step = make_optimiser(model.parameter_groups(**rates), optimiser, 1.0)
     read = train(
-        step,
-        lambda: last_token_loss(model.logits(data[..., :-1]), data[..., -1]),
+        Training(step, lambda: last_token_loss(model.logits(data[..., :-1]), data[..., -1])),
         [1, 20],
         lambda: {"logits": model.logits(data[..., :-1]).numpy(force=True)},
     )
@@ -211,7 +210,7 @@ def test_frozen_matrices_stay_and_others_have_their_rates(frozen: tuple[str, ...
     groups = model.parameter_groups(**rates)
     assert [group["lr"] for group in groups] == [rate for rate in rates.values() if rate]
     step = make_optimiser(groups, optimiser, 1.0)
-    train(step, lambda: last_token_loss(model.logits(contexts), contexts[..., 0]), [1], dict)
+    Training(step, lambda: last_token_loss(model.logits(contexts), contexts[..., 0])).advance(1)
     for name, rate in rates.items():
         change = getattr(model, name).detach() - before[name]
         assert bool(change.any()) == (rate > 0)

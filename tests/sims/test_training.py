@@ -9,7 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sims.training import DivergedError, check_schedule, log_spaced_steps, make_optimiser, train
+from sims.training import (
+    SCHEDULES,
+    DivergedError,
+    Training,
+    check_schedule,
+    log_spaced_steps,
+    make_learning_rate_schedule,
+    make_optimiser,
+    train,
+)
 
 CURVATURE = (0.5, 1.0, 2.0)
 
@@ -22,48 +31,67 @@ def quadratic(start: list[float]) -> tuple[torch.Tensor, Callable[[], torch.Tens
 
 
 def path(
-    optimiser: str, learning_rate: float, momentum: float, steps: list[int], start: list[float]
+    optimiser: str,
+    learning_rate: float,
+    momentum: float,
+    steps: list[int],
+    start: list[float],
+    weight_decay: float = 0.0,
+    schedule: Callable[[int], float] | None = None,
 ) -> np.ndarray:
     x, loss = quadratic(start)
-    made = make_optimiser([x], optimiser, learning_rate, momentum)
-    return train(made, loss, steps, lambda: {"x": x.numpy(force=True).copy()})["x"]
+    made = make_optimiser([x], optimiser, learning_rate, momentum, weight_decay)
+    training = Training(made, loss, schedule=schedule)
+    return train(training, steps, lambda: {"x": x.numpy(force=True).copy()})["x"]
 
 
 @given(
     learning_rate=st.floats(0.001, 0.4),
     momentum=st.sampled_from([0.0, 0.3, 0.9]),
+    weight_decay=st.sampled_from([0.0, 0.5]),
+    schedule=st.sampled_from([None, *SCHEDULES]),
     start=st.lists(st.floats(-3, 3), min_size=3, max_size=3),
 )
-def test_sgd_is_the_heavy_ball(learning_rate: float, momentum: float, start: list[float]) -> None:
+def test_sgd_is_the_heavy_ball_with_coupled_decay(
+    learning_rate: float, momentum: float, weight_decay: float, schedule: str | None, start: list[float]
+) -> None:
+    factor = make_learning_rate_schedule(schedule, 25, 4) if schedule else None
     x, velocity = np.array(start), np.zeros(3)
     expected = [x]
-    for _ in range(20):
-        velocity = momentum * velocity + np.array(CURVATURE) * x
-        x = x - learning_rate * velocity
+    for step in range(20):
+        velocity = momentum * velocity + np.array(CURVATURE) * x + weight_decay * x
+        x = x - learning_rate * (factor(step) if factor else 1.0) * velocity
         expected.append(x)
-    found = path("sgd", learning_rate, momentum, list(range(21)), start)
+    found = path("sgd", learning_rate, momentum, list(range(21)), start, weight_decay, factor)
     # Twenty stable steps of float64: a few hundred roundings of 1.1e-16 on values of order 3.
     np.testing.assert_allclose(found.T, expected, rtol=0, atol=1e-12)
 
 
-def test_adam_is_the_textbook_recursion() -> None:
+@pytest.mark.parametrize(("optimiser", "weight_decay"), [("adam", 0.0), ("adamw", 0.0), ("adamw", 0.3)])
+@pytest.mark.parametrize("schedule", [None, "cosine"])
+def test_adam_is_the_textbook_recursion(optimiser: str, weight_decay: float, schedule: str | None) -> None:
+    """AdamW's decay is of the weights themselves, by the scheduled learning rate, and no part of the moments."""
+    factor = make_learning_rate_schedule(schedule, 40, 5) if schedule else None
     x, first, second = np.array([1.0, -2.0, 0.5]), np.zeros(3), np.zeros(3)
     expected = [x]
     for step in range(1, 31):
         gradient = np.array(CURVATURE) * x
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
-        x = x - 0.05 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        rate = 0.05 * (factor(step - 1) if factor else 1.0)
+        x = x - rate * weight_decay * x
+        x = x - rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
         expected.append(x)
-    found = path("adam", 0.05, 0.0, list(range(31)), [1.0, -2.0, 0.5])
+    found = path(optimiser, 0.05, 0.0, list(range(31)), [1.0, -2.0, 0.5], weight_decay, factor)
+    # Thirty steps of at most 0.05 whose quotients are good to some 1e-15; gradients that pass zero amplify this a little.
     np.testing.assert_allclose(found.T, expected, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw"])
 def test_the_loop_is_torchs_own_steps_bit_for_bit(optimiser: str) -> None:
     x, loss = quadratic([1.0, -2.0, 0.5])
-    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
-    reference = kinds[optimiser]([x], lr=0.1)
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    reference = kinds[optimiser]([x], lr=0.1, weight_decay=0.0)
     for _ in range(25):
         reference.zero_grad()
         torch.autograd.backward(loss())
@@ -76,7 +104,8 @@ def test_twice_the_gradient_is_twice_the_learning_rate_for_sgd_alone() -> None:
     def end(optimiser: str, learning_rate: float, factor: float) -> np.ndarray:
         x, loss = quadratic([1.0, -2.0, 0.5])
         made = make_optimiser([x], optimiser, learning_rate)
-        return train(made, lambda: factor * loss(), [10], lambda: {"x": x.numpy(force=True).copy()})["x"]
+        training = Training(made, lambda: factor * loss())
+        return train(training, [10], lambda: {"x": x.numpy(force=True).copy()})["x"]
 
     np.testing.assert_array_equal(
         end("sgd", 0.1, 2.0), end("sgd", 0.2, 1.0)
@@ -99,42 +128,152 @@ def test_probes_are_read_after_their_steps(steps: list[int]) -> None:
         taken += 1
         return loss()
 
-    read = train(made, counted, steps, lambda: {"x": x.numpy(force=True).copy(), "taken": np.array(taken)})
+    training = Training(made, counted)
+    read = train(training, steps, lambda: {"x": x.numpy(force=True).copy(), "taken": np.array(taken)})
     assert read["taken"].tolist() == steps
-    assert taken == steps[-1]
+    assert taken == training.step == steps[-1]
     whole = path("sgd", 0.1, 0.0, list(range(16)), [1.0, -2.0, 0.5])
     np.testing.assert_array_equal(read["x"], whole[:, steps])
 
 
 def test_probes_run_without_gradients() -> None:
     x, loss = quadratic([1.0, 1.0, 1.0])
-    seen = train(
-        make_optimiser([x], "sgd", 0.1), loss, [0, 1], lambda: {"grad": np.array(torch.is_grad_enabled())}
-    )
+    training = Training(make_optimiser([x], "sgd", 0.1), loss)
+    seen = train(training, [0, 1], lambda: {"grad": np.array(torch.is_grad_enabled())})
     assert seen["grad"].tolist() == [False, False]
 
 
-def test_divergence_names_the_step_at_which_it_was_seen() -> None:
+def test_steps_are_taken_inside_no_grad_too() -> None:
     x, loss = quadratic([1.0, 1.0, 1.0])
-    with pytest.raises(DivergedError, match=r"^the loss is not finite at step 400\.$"):
-        train(make_optimiser([x], "sgd", 1e3), loss, [1, 400, 500], lambda: {"x": x.numpy(force=True)})
+    with torch.no_grad():
+        Training(make_optimiser([x], "sgd", 0.1), loss).advance(1)
+    np.testing.assert_array_equal(x.numpy(force=True), 1 - 0.1 * np.array(CURVATURE))
+
+
+def test_no_probe_steps_are_no_readings() -> None:
+    x, loss = quadratic([1.0, 1.0, 1.0])
+    assert train(Training(make_optimiser([x], "sgd", 0.1), loss), [], dict) == {}
+
+
+def test_divergence_names_its_step_and_stops_before_it() -> None:
+    x, loss = quadratic([1.0, 1.0, 1.0])
+    y, h = np.ones(3), np.array(CURVATURE)
+    losses, paths = [], []
+    with np.errstate(over="ignore"):
+        while not losses or np.isfinite(losses[-1]):
+            losses.append((h * y**2).sum() / 2)
+            paths.append(y)
+            y = y - 1e3 * h * y
+    training = Training(make_optimiser([x], "sgd", 1e3), loss)
+    with pytest.raises(DivergedError, match=rf"^the loss is not finite at step {len(losses)}\.$"):
+        train(training, [1, 400, 500], lambda: {"x": x.numpy(force=True)})
+    assert training.step == len(losses) - 1 > 10
+    # Fifty products of float64, each with a rounding or two.
+    np.testing.assert_allclose(x.numpy(force=True), paths[-1], rtol=1e-13)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_not_finite_once_is_seen(bad: float) -> None:
+    """At step 17, between probes, though the losses after it would be finite again."""
+    x, loss = quadratic([1.0, 1.0, 1.0])
+    calls = [0]
+
+    def once() -> torch.Tensor:
+        calls[0] += 1
+        return loss() * 0 + bad if calls[0] == 17 else loss()
+
+    with pytest.raises(DivergedError, match=r"^the loss is not finite at step 17\.$"):
+        Training(make_optimiser([x], "sgd", 0.1), once).advance(30)
+    assert calls[0] == 17
+
+
+def test_steps_are_not_taken_back() -> None:
+    x, loss = quadratic([1.0, 1.0, 1.0])
+    training = Training(make_optimiser([x], "sgd", 0.1), loss)
+    training.advance(5)
+    training.advance(5)
+    with pytest.raises(ValueError, match=r"^step is 4; it must be at least 5, the steps taken already\.$"):
+        training.advance(4)
+    assert training.step == 5
 
 
 @pytest.mark.parametrize(
     ("optimiser", "learning_rate", "momentum", "answer"),
     [
-        ("rmsprop", 0.1, 0.0, "optimiser is 'rmsprop'; it must be one of sgd, adam"),
+        ("rmsprop", 0.1, 0.0, "optimiser is 'rmsprop'; it must be one of sgd, adam, adamw\\."),
         ("sgd", 0.0, 0.0, "learning_rate is 0.0; it must be finite and above 0"),
         ("sgd", float("nan"), 0.0, "learning_rate is nan"),
         ("sgd", float("inf"), 0.0, "learning_rate is inf"),
         ("sgd", 0.1, 1.0, r"momentum is 1.0; it must be in \[0, 1\)"),
         ("sgd", 0.1, -0.1, "momentum is -0.1"),
         ("adam", 0.1, 0.5, "momentum is 0.5 with optimiser 'adam'; it must be 0"),
+        ("adamw", 0.1, 0.5, "momentum is 0.5 with optimiser 'adamw'; it must be 0"),
     ],
 )
 def test_bad_settings_are_told(optimiser: str, learning_rate: float, momentum: float, answer: str) -> None:
     with pytest.raises(ValueError, match=answer):
         make_optimiser([torch.zeros(1, requires_grad=True)], optimiser, learning_rate, momentum)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "weight_decay", "answer"),
+    [
+        ("sgd", -0.1, "weight_decay is -0.1; it must be finite and at least 0."),
+        ("adamw", float("nan"), "weight_decay is nan; it must be finite"),
+        ("adamw", float("inf"), "weight_decay is inf; it must be finite"),
+        ("adam", 0.1, "weight_decay is 0.1 with optimiser 'adam'; it must be 0, or use adamw."),
+    ],
+)
+def test_bad_weight_decay_is_told(optimiser: str, weight_decay: float, answer: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(answer)):
+        make_optimiser([torch.zeros(1, requires_grad=True)], optimiser, 0.1, 0.0, weight_decay)
+
+
+@given(final_step=st.integers(1, 200), data=st.data())
+def test_schedules_are_their_closed_forms(final_step: int, data: st.DataObject) -> None:
+    warmup = data.draw(st.integers(0, final_step - 1))
+    constant, linear, cosine = (make_learning_rate_schedule(one, final_step, warmup) for one in SCHEDULES)
+    steps = np.arange(final_step + 3)
+    rising = steps < warmup
+    gone = np.clip((steps - warmup) / (final_step - warmup), 0, 1)
+    rise = (steps + 1) / max(warmup, 1)
+    for found, fallen in (
+        (constant, np.ones(len(steps))),
+        (linear, 1 - gone),
+        (cosine, (1 + np.cos(np.pi * gone)) / 2),
+    ):
+        values = [found(int(step)) for step in steps]
+        # Numbers in [0, 1] after a handful of roundings of 1.1e-16.
+        np.testing.assert_allclose(values, np.where(rising, rise, fallen), rtol=0, atol=2e-15)
+        assert found(warmup) == 1.0
+        assert 0 < found(0) <= 1
+    assert linear(final_step) == cosine(final_step) == linear(final_step + 5) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("exponential", 10), "schedule is 'exponential'; it must be one of constant, linear, cosine."),
+        (("linear", 0), "final_step is 0; it must be an integer, at least 1."),
+        (("linear", 2.5), "final_step is 2.5; it must be an integer"),
+        (("linear", True), "final_step is True; it must be an integer"),
+        (("linear", 10, -1), "warmup_steps is -1; it must be an integer, from 0 to below final_step = 10."),
+        (("cosine", 10, 10), "warmup_steps is 10; it must be an integer, from 0 to below final_step = 10."),
+        (("constant", 10, 0.5), "warmup_steps is 0.5; it must be an integer"),
+    ],
+)
+def test_impossible_learning_rate_schedules_are_refused(arguments: tuple, answer: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(answer)):
+        make_learning_rate_schedule(*arguments)
+
+
+def test_a_schedule_multiplies_the_rate_of_each_group() -> None:
+    x, y = (torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    made = make_optimiser([{"params": [x], "lr": 1.0}, {"params": [y], "lr": 0.25}], "sgd", 3.0)
+    training = Training(made, lambda: (x + y).sum(), schedule=lambda step: 2.0**-step)
+    for step, total in enumerate((1.0, 1.5, 1.75), start=1):  # powers of two do not round
+        training.advance(step)
+        assert (x.item(), y.item()) == (-total, -total / 4)
 
 
 def test_log_spaced_steps_keep_their_number_and_ends() -> None:

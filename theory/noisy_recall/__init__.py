@@ -2,7 +2,8 @@
 
 `counts` and `bayes` are about the data, `first_step`, `gradient_noise` and `second_stage` about the first gradient steps,
 `order_parameters` about the whole training, `value_spectrum` about surgery, `construction` about the best weights. `proof`
-derives the closed forms in SymPy. 𝗊 is the trigger, 𝖼 the noise token (the paper's τ), ȳ the target.
+derives the closed forms in SymPy. `initial_growth` is about the transformer of two blocks, when its training starts.
+𝗊 is the trigger, 𝖼 the noise token (the paper's τ), ȳ the target.
 """
 
 from theory.noisy_recall.bayes import (
@@ -44,6 +45,13 @@ from theory.noisy_recall.gradient_noise import (
     pair_signal,
     recall_accuracy,
 )
+from theory.noisy_recall.initial_growth import (
+    InitialGrowth,
+    arc_cosine_kernel,
+    attention_overlap,
+    diffuse_growth,
+    initial_growth,
+)
 from theory.noisy_recall.order_parameters import (
     CLASSES,
     KEYS,
@@ -84,6 +92,7 @@ __all__ = [
     "EntryMoments",
     "Estimate",
     "FirstStep",
+    "InitialGrowth",
     "KeyQueryStep",
     "LearningRates",
     "Margins",
@@ -95,6 +104,8 @@ __all__ = [
     "ValueSpectrum",
     "Weights",
     "answers",
+    "arc_cosine_kernel",
+    "attention_overlap",
     "attention_time",
     "bayes_answers",
     "bayes_risk",
@@ -105,6 +116,7 @@ __all__ = [
     "copy_strength",
     "counts",
     "derivation",
+    "diffuse_growth",
     "draw_sequences",
     "entropy",
     "entry_moments",
@@ -115,6 +127,7 @@ __all__ = [
     "gradient",
     "gradient_descent",
     "gradient_flow",
+    "initial_growth",
     "kernel",
     "key_query_step",
     "label_probabilities",

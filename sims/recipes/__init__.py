@@ -1,0 +1,1 @@
+"""Recipes: all settings of a training, from which `sims.trained` makes the weights of any seed at any step."""

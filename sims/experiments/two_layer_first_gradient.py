@@ -87,7 +87,7 @@ class Config:
 SCALES = {
     "smoke": Scale(Config(), {"width": (64,)}, n_seeds=16),
     "laptop": Scale(
-        Config(n_models=32),
+        Config(n_models=8),
         {"width": (64, 128, 256), "feed_forward_1": ("relu", "linear", "none")},
         n_seeds=16,
     ),
@@ -274,8 +274,10 @@ CLAIMS = (
 
 
 def growth_by_matrix(outcome: Outcome) -> Figure:
-    """Growth of the noise margin over the width, by matrix, one panel a kind of the last feed-forward: theory as a bar, simulation
-    as points."""
+    """Growth of the noise margin over the width, by matrix, one panel a kind of the last feed-forward.
+
+    Theory as a bar, simulation as points, one colour a width.
+    """
     kinds = [
         str(one) for one in np.atleast_1d(outcome.measured.get("feed_forward_1", xr.DataArray("relu")).values)
     ]

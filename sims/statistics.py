@@ -55,6 +55,16 @@ def worst_cell(
     return mean_interval(stacked[:, int(np.argmax(badness(stacked.mean(0))))])
 
 
+def highest_cell(values: xr.DataArray, dim: str = "seed") -> tuple[float, tuple[float, float]]:
+    """Mean and interval over `dim` in the cell whose mean is the largest."""
+    return worst_cell(values, lambda means: means, dim)
+
+
+def lowest_cell(values: xr.DataArray, dim: str = "seed") -> tuple[float, tuple[float, float]]:
+    """Mean and interval over `dim` in the cell whose mean is the smallest."""
+    return worst_cell(values, lambda means: -means, dim)
+
+
 def z_threshold(n_comparisons: int, false_alarm: float = 1e-6) -> float:
     """The |z| that the largest of `n_comparisons` normal values exceeds with probability at most
     `false_alarm`.

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 from sims import plotting
 from sims.contract import Claim, Finding, Scale
-from sims.interventions.low_rank import Spectrum
 from sims.models.one_layer_recall import OneLayerRecall, build
 from sims.outcome import Outcome
 from sims.probes import noisy_recall as probes
-from sims.statistics import mean_interval, worst_cell
+from sims.probes.value_surgery import CUTS, cut_answers, target_shown, value_spectrum
+from sims.statistics import highest_cell, lowest_cell, mean_interval
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler, last_token_loss
 from sims.training import Training, log_spaced_steps, make_optimiser, train
@@ -29,9 +29,6 @@ from theory import noisy_recall as theory
 from theory.problems import NoisyRecall
 
 NAME = "recall_training"
-CUTS = ("full", "no feed-forward", "drop noise", "drop top", "keep best")
-"""Models that are read: whole; attention alone; the value matrix without the component of the noise token, without its
-largest one, and truncated to that number of components (1 to N − 1) which answers best."""
 THEORY_CONTEXTS = 2048
 
 
@@ -149,12 +146,12 @@ def readings(
     attention = model.attention(contexts)
     shares = probes.attention_shares(attention, contexts, problem, targets)
     classes = probes.order_parameters(model, problem)
-    shown = _target_shown(contexts, targets, problem)
-    answers = _cut_answers(model, problem, contexts, targets, shown)
+    shown = target_shown(contexts, targets, problem)
+    answers = cut_answers(model, problem, contexts, targets, shown)
     full = model.logits(contexts).double().log_softmax(-1)
     right = full.gather(-1, targets[..., None])[..., 0]
     label_loss = -(1 - problem.noise_level) * right - problem.noise_level * full[..., problem.noise_token]
-    spectrum = _value_spectrum(model, problem)
+    spectrum = value_spectrum(model, problem)
     return {
         "target": answers["cut_target"][:, 0],
         "noise": answers["cut_noise"][:, 0],
@@ -176,72 +173,6 @@ def _value_noise_margin(value: np.ndarray, problem: NoisyRecall) -> np.ndarray:
     """Lead of the noise token over a generic one that a mean ordinary token is given by the value matrix, (seeds,)."""
     n = problem.vocabulary_size - 2
     return value[:, 2] - (value[:, 8] + (n - 1) * value[:, 9]) / n
-
-
-def _target_shown(contexts: torch.Tensor, targets: torch.Tensor, problem: NoisyRecall) -> torch.Tensor:
-    """Whether a trigger is followed by its target somewhere in the context, bool (seeds, batch)."""
-    after = contexts[..., :-1] == problem.trigger
-    return (after & (contexts[..., 1:] == targets[..., None])).any(-1)
-
-
-def _cut_answers(
-    model: OneLayerRecall,
-    problem: NoisyRecall,
-    contexts: torch.Tensor,
-    targets: torch.Tensor,
-    shown: torch.Tensor,
-) -> dict[str, np.ndarray]:
-    """Mean probabilities of target and noise, and accuracy among the two, of every cut on contexts that show the target."""
-    size = problem.vocabulary_size
-    block = Spectrum(model.value[..., :size])
-    place = block.left[:, problem.noise_token, :].abs().argmax(-1)
-    rows = torch.arange(len(place), device=place.device)
-    component = (
-        block.left[rows, :, place][:, :, None]
-        * block.singular_values[rows, place][:, None, None]
-        * block.right[rows, place][:, None, :]
-    )
-    rest = model.value[..., size:]
-    kept = [block.keep_top(count) for count in range(1, size - 1)]
-    changed = {
-        "drop noise": [(block.matrix.double() - component).to(block.matrix.dtype)],
-        "drop top": [block.drop_top(1)],
-        "keep best": kept,
-    }
-    found: dict[str, list[np.ndarray]] = {"cut_target": [], "cut_noise": [], "cut_accuracy": []}
-    for cut in CUTS:
-        parts = ("attention",) if cut == "no feed-forward" else ("feed_forward", "attention")
-        options = [torch.cat([one, rest], -1) for one in changed[cut]] if cut in changed else [model.value]
-        answers = []
-        for value in options:
-            logits = model.logits(contexts, parts, value=value)
-            shares = probes.answer_probabilities(logits, targets, problem, shown)
-            right = logits.argmax(-1) == targets
-            accuracy = [float(one[here].double().mean()) for one, here in zip(right, shown, strict=True)]
-            answers.append([shares["target"], shares["noise"], np.array(accuracy)])
-        table = np.array(answers)
-        best = table[:, 0].argmax(0)
-        for row, name in enumerate(found):
-            found[name].append(table[best, row, np.arange(len(best))])
-    return {name: np.stack(values, axis=1) for name, values in found.items()}
-
-
-def _value_spectrum(model: OneLayerRecall, problem: NoisyRecall) -> dict[str, np.ndarray]:
-    """Singular value and rank of the noise component of the value matrix, and the mean one of its copying part, (seeds,)."""
-    size = problem.vocabulary_size
-    value = model.value[..., :size].detach().double()
-    block = Spectrum(value)
-    place = block.left[:, problem.noise_token, :].abs().argmax(-1)
-    generic = list(problem.targets)
-    centred = value[:, generic][:, :, generic]
-    centred = centred - centred.mean(1, keepdim=True)
-    centred = centred - centred.mean(2, keepdim=True)
-    copying = torch.linalg.svdvals(centred)[:, :-1].mean(-1)
-    return {
-        "noise_singular_value": block.singular_values.gather(-1, place[:, None])[:, 0].numpy(force=True),
-        "signal_singular_value": copying.numpy(force=True),
-        "noise_place": place.double().numpy(force=True),
-    }
 
 
 def predict(config: Config) -> xr.Dataset:
@@ -316,11 +247,6 @@ def last_reading(outcome: Outcome, name: str, cut: str | None = None) -> xr.Data
     return values if cut is None else values.sel(cut=cut)
 
 
-def worst_over_cells(values: xr.DataArray, *, largest: bool) -> tuple[float, tuple[float, float]]:
-    """Mean and interval over seeds in the cell whose mean is the worst: the largest, or the smallest, of all."""
-    return worst_cell(values, lambda means: means if largest else -means)
-
-
 def _crossing(values: xr.DataArray, level: float) -> xr.DataArray:
     """First step at which a variable over `step` reaches the level, linear in ln step between readings; NaN if it never does."""
 
@@ -358,7 +284,7 @@ def _trajectories(outcome: Outcome) -> Finding:
 def _order(outcome: Outcome) -> Finding:
     first = _crossing(outcome.measured["noise"] / outcome.measured["noise_level"], 0.5)
     second = _crossing(outcome.measured["attention_target"], 0.5)
-    value, interval = worst_over_cells(second / first, largest=False)
+    value, interval = lowest_cell(second / first)
     if np.isnan(value):
         return Finding(
             value, interval, None, "not_measured", "attention has not found the target in all runs"
@@ -372,8 +298,8 @@ def _order(outcome: Outcome) -> Finding:
 
 
 def _attention(outcome: Outcome) -> Finding:
-    value, interval = worst_over_cells(last_reading(outcome, "attention_target"), largest=False)
-    noise, noise_interval = worst_over_cells(last_reading(outcome, "attention_noise"), largest=True)
+    value, interval = lowest_cell(last_reading(outcome, "attention_target"))
+    noise, noise_interval = highest_cell(last_reading(outcome, "attention_noise"))
     line = float(outcome.predicted["attention_target"].isel(step=-1).min())
     holds = interval[0] >= 0.85 and noise_interval[1] <= 0.05
     return Finding(
@@ -384,8 +310,8 @@ def _attention(outcome: Outcome) -> Finding:
 
 def _drop(outcome: Outcome) -> Finding:
     dropped = last_reading(outcome, "cut_target", "no feed-forward")
-    value, interval = worst_over_cells(dropped, largest=False)
-    noise = worst_over_cells(last_reading(outcome, "cut_noise", "no feed-forward"), largest=True)[1][1]
+    value, interval = lowest_cell(dropped)
+    noise = highest_cell(last_reading(outcome, "cut_noise", "no feed-forward"))[1][1]
     line = float(outcome.predicted["cut_target"].sel(cut="no feed-forward").isel(step=-1).min())
     holds = interval[0] >= 0.85 and noise <= 0.1
     return Finding(
@@ -403,7 +329,7 @@ def _risk(outcome: Outcome) -> Finding:
     excess = last_reading(outcome, "loss_shown") - best.squeeze(
         drop="noise_level" not in outcome.measured.dims
     )
-    value, interval = worst_over_cells(excess, largest=True)
+    value, interval = highest_cell(excess)
     return Finding(
         value, interval, None, "holds" if interval[1] <= 0.05 else "fails",
         "loss on contexts that show the target, above the entropy of the label, in nats; largest over cells",

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from sims import plotting
 from sims.contract import Claim, Finding, Scale
 from sims.experiments import recall_training
-from sims.experiments.recall_training import Config, last_reading, worst_over_cells
+from sims.experiments.recall_training import Config, last_reading
 from sims.outcome import Outcome
+from sims.statistics import highest_cell, lowest_cell
 
 SCALES = {
     "smoke": Scale(
@@ -58,7 +59,7 @@ def example(rng: np.random.Generator) -> Config:
 
 def _top(outcome: Outcome) -> Finding:
     ratio = last_reading(outcome, "noise_singular_value") / last_reading(outcome, "signal_singular_value")
-    value, interval = worst_over_cells(ratio, largest=False)
+    value, interval = lowest_cell(ratio)
     places = float(last_reading(outcome, "noise_place").max())
     late = outcome.predicted.isel(step=-1)
     line = float((late["noise_singular_value"] / late["signal_singular_value"]).min())
@@ -71,8 +72,8 @@ def _top(outcome: Outcome) -> Finding:
 
 def _removal(outcome: Outcome) -> Finding:
     share = last_reading(outcome, "cut_noise", "drop noise") / outcome.measured["noise_level"]
-    value, interval = worst_over_cells(share, largest=True)
-    target = worst_over_cells(last_reading(outcome, "cut_target", "drop noise"), largest=False)[1][0]
+    value, interval = highest_cell(share)
+    target = lowest_cell(last_reading(outcome, "cut_target", "drop noise"))[1][0]
     line = (
         outcome.predicted["cut_noise"].sel(cut="drop noise").isel(step=-1) / outcome.measured["noise_level"]
     )
@@ -85,7 +86,7 @@ def _removal(outcome: Outcome) -> Finding:
 
 def _truncation(outcome: Outcome) -> Finding:
     share = last_reading(outcome, "cut_noise", "keep best") / outcome.measured["noise_level"]
-    value, interval = worst_over_cells(share, largest=False)
+    value, interval = lowest_cell(share)
     return Finding(
         value, interval, None, "holds" if interval[0] >= 0.75 else "fails",
         "noise probability over noise level after the truncation that answers best, smallest over cells",

@@ -20,7 +20,7 @@ from sims.models.transformer import Transformer
 from sims.outcome import Outcome
 from sims.probes import recall_transformer as probes
 from sims.recipes.recall_transformer import RecallTransformerRecipe
-from sims.statistics import worst_cell
+from sims.statistics import highest_cell, lowest_cell, worst_cell
 from sims.streams import torch_generator
 from sims.training import log_spaced_steps
 from sims.trainings import train_and_keep
@@ -181,16 +181,6 @@ def crossing(values: xr.DataArray, level: float) -> xr.DataArray:
     return xr.where(reached.any("step"), values["step"].isel(step=reached.argmax("step")), np.inf)
 
 
-def lowest(values: xr.DataArray) -> tuple[float, tuple[float, float]]:
-    """Mean and interval over seeds in the cell whose mean is smallest."""
-    return worst_cell(values, lambda means: -means)
-
-
-def highest(values: xr.DataArray) -> tuple[float, tuple[float, float]]:
-    """Mean and interval over seeds in the cell whose mean is largest."""
-    return worst_cell(values, lambda means: means)
-
-
 def noise_levels(outcome: Outcome) -> xr.DataArray:
     """Noise levels of the training, along the grid when they vary."""
     if "noise_level" in outcome.measured.dims:
@@ -202,7 +192,7 @@ def _label_shares(outcome: Outcome) -> Finding:
     levels = noise_levels(outcome)
     noise = last_reading(outcome, "cut_noise", "full") - levels
     value, interval = worst_cell(noise, np.abs)
-    target = lowest(last_reading(outcome, "cut_target", "full") / (1 - levels))[0]
+    target = lowest_cell(last_reading(outcome, "cut_target", "full") / (1 - levels))[0]
     holds = abs(value) <= 0.1 and max(map(abs, interval)) <= 0.2 and target >= 0.75
     return Finding(
         value, interval, 0.0, "holds" if holds else "fails",
@@ -218,7 +208,7 @@ def _order(outcome: Outcome) -> Finding:
         return Finding(
             np.nan, (np.nan, np.nan), None, "not_measured", "attention has not found the target in all runs"
         )
-    value, interval = lowest(found / stored)
+    value, interval = lowest_cell(found / stored)
     latest = float(stored.max())
     holds = latest <= 30 and interval[0] >= 4
     return Finding(
@@ -228,8 +218,8 @@ def _order(outcome: Outcome) -> Finding:
 
 
 def _attention(outcome: Outcome) -> Finding:
-    value, interval = lowest(last_reading(outcome, "on_target"))
-    noise, noise_interval = highest(last_reading(outcome, "on_noise_shown"))
+    value, interval = lowest_cell(last_reading(outcome, "on_target"))
+    noise, noise_interval = highest_cell(last_reading(outcome, "on_noise_shown"))
     share = float(last_reading(outcome, "noise_shown").mean())
     holds = interval[0] >= 0.6 and noise_interval[1] <= 0.15
     return Finding(
@@ -253,7 +243,7 @@ def share_of_two(target: xr.DataArray, noise: xr.DataArray) -> xr.DataArray:
 def _gain_in_time(outcome: Outcome) -> Finding:
     gain = _gain(outcome)
     before = outcome.measured["on_target"] < 0.2
-    early, late = highest(gain.where(before).max("step"))[0], lowest(gain.isel(step=-1))
+    early, late = highest_cell(gain.where(before).max("step"))[0], lowest_cell(gain.isel(step=-1))
     holds = early <= 0.1 and late[1][0] >= 0.03
     return Finding(
         *late, None, "holds" if holds else "fails",
@@ -264,8 +254,8 @@ def _gain_in_time(outcome: Outcome) -> Finding:
 def _every_cell(outcome: Outcome) -> Finding:
     target, noise = (outcome.measured[f"cut_{name}"].isel(step=-1) for name in ("target", "noise"))
     left = noise.sel(cut="no last feed-forward") / noise.sel(cut="full")
-    value, interval = highest(left)
-    lead = lowest(share_of_two(target, noise).sel(cut="no last feed-forward"))
+    value, interval = highest_cell(left)
+    lead = lowest_cell(share_of_two(target, noise).sel(cut="no last feed-forward"))
     holds = interval[1] <= 1 / 3 and lead[1][0] >= 0.8
     return Finding(
         value, interval, 0.0, "holds" if holds else "fails",
@@ -276,7 +266,7 @@ def _every_cell(outcome: Outcome) -> Finding:
 
 def _first_is_no_store(outcome: Outcome) -> Finding:
     noise = outcome.measured["cut_noise"].isel(step=-1)
-    value, interval = lowest(noise.sel(cut="no first feed-forward") / noise.sel(cut="full"))
+    value, interval = lowest_cell(noise.sel(cut="no first feed-forward") / noise.sel(cut="full"))
     return Finding(
         value, interval, None, "holds" if interval[0] >= 0.7 else "fails",
         "probability of the noise token without the first feed-forward, over that of the whole model; smallest over cells",
@@ -353,7 +343,6 @@ def _figure(outcome: Outcome, curves: list[tuple[str, dict[str, str], str, str]]
         one = axes[place % rows, place // rows]
         for name, chosen, colour, label in curves:
             values = cell[name].sel(chosen)
-            one.plot(values["step"], values.mean("seed"), color=colour, linewidth=0.8, alpha=0.6)
             plotting.draw_simulation(one, values, values["step"], color=colour, label=label, markersize=2.5)
         bottom = place % rows == rows - 1
         plotting.label_axes(

@@ -22,8 +22,6 @@ from sims.experiments.two_layer_training import (
     LATE,
     PAPER,
     SMALL,
-    highest,
-    lowest,
     noise_levels,
     settings,
     share_of_two,
@@ -34,6 +32,7 @@ from sims.outcome import Outcome
 from sims.probes import recall_transformer as probes
 from sims.recipes.recall_transformer import RecallTransformerRecipe
 from sims.roles import Place
+from sims.statistics import highest_cell, lowest_cell
 from sims.streams import torch_generator
 from sims.trainings import trained_stack
 
@@ -206,10 +205,10 @@ def _drop(outcome: Outcome) -> Finding:
     values = late(outcome)
     noise, target, loss = (values[f"surgery_{name}"] for name in ("noise", "target", "loss"))
     dropped = {"surgery": "no last feed-forward"}
-    value, interval = highest(noise.sel(dropped))
-    lead = lowest(share_of_two(target, noise).sel(dropped))
-    gain = lowest(target.sel(dropped) - target.sel(surgery="none"))
-    better = highest(loss.sel(dropped) - loss.sel(surgery="none"))
+    value, interval = highest_cell(noise.sel(dropped))
+    lead = lowest_cell(share_of_two(target, noise).sel(dropped))
+    gain = lowest_cell(target.sel(dropped) - target.sel(surgery="none"))
+    better = highest_cell(loss.sel(dropped) - loss.sel(surgery="none"))
     holds = interval[1] <= 0.15 and lead[1][0] >= 0.8 and gain[1][0] > 0 and better[1][1] < 0
     return Finding(
         value, interval, 0.0, "holds" if holds else "fails",
@@ -226,7 +225,7 @@ def _without_noise(outcome: Outcome) -> Finding:
         )
     target = values["surgery_target"]
     change = target.sel(surgery="no last feed-forward") - target.sel(surgery="none")
-    value, interval = highest(change)
+    value, interval = highest_cell(change)
     return Finding(
         value, interval, 0.0, "holds" if interval[1] <= 0.05 else "fails",
         "change of the target's probability without the last feed-forward in models trained on clean labels",
@@ -240,7 +239,7 @@ def _early(outcome: Outcome) -> Finding:
     target = values["surgery_target"].isel(step=0)
     if "noise_level" in target.dims:
         target = target.sel(noise_level=[one for one in target["noise_level"].values if one > 0])
-    value, interval = highest(target.sel(surgery="no last feed-forward") - target.sel(surgery="none"))
+    value, interval = highest_cell(target.sel(surgery="no last feed-forward") - target.sel(surgery="none"))
     return Finding(
         value, interval, None, "holds" if interval[1] <= 0.1 else "fails",
         f"gain in the target's probability without the last feed-forward at step {int(values['step'][0])}, largest over cells",
@@ -253,8 +252,8 @@ def _random(outcome: Outcome) -> Finding:
         str(Place(role, layer)) for role, layer in PLACES if layer == 0 or not role.startswith("feed_forward")
     ]
     change = values["random_target"].sel(place=elsewhere) - values["surgery_target"].sel(surgery="none")
-    value, interval = highest(change)
-    noise = highest(values["random_noise"].sel(place=LAST_OUT))[0]
+    value, interval = highest_cell(change)
+    noise = highest_cell(values["random_noise"].sel(place=LAST_OUT))[0]
     return Finding(
         value, interval, None, "holds" if interval[1] <= 0.05 else "fails",
         "gain in the target's probability from a random matrix of equal norm outside the last feed-forward, largest of all; "
@@ -270,7 +269,7 @@ def _in_matrix(outcome: Outcome) -> Finding:
     values = _relu_only(late(outcome))
     whole = values["surgery_noise"].sel(surgery="none")
     kept = values["kept_noise"].sel(place=LAST_IN, rank_fraction=[0.02, 0.05, 0.1]) / whole
-    value, interval = highest(kept)
+    value, interval = highest_cell(kept)
     return Finding(
         value, interval, None, "holds" if interval[1] <= 0.6 else "fails",
         "share of the noise that is left when the last feed-forward's first matrix keeps 2, 5 or 10 % of its rank; worst of all",
@@ -281,7 +280,7 @@ def _out_matrix(outcome: Outcome) -> Finding:
     values = late(outcome)
     whole = values["surgery_noise"].sel(surgery="none")
     kept = values["kept_noise"].sel(place=LAST_OUT, rank_fraction=[0.02, 0.05, 0.1, 0.15, 0.2]) / whole
-    value, interval = lowest(kept)
+    value, interval = lowest_cell(kept)
     return Finding(
         value, interval, 0.0, "holds" if interval[1] <= 0.5 else "fails",
         "noise over the whole model's when the last feed-forward's last matrix keeps 2 to 20 % of its rank; best rank and cell",
@@ -291,7 +290,7 @@ def _out_matrix(outcome: Outcome) -> Finding:
 def _top_component(outcome: Outcome) -> Finding:
     values = late(outcome)
     place = values["noise_share"].sel(place=LAST_OUT).argmax("component")
-    value, interval = lowest((place == 0).astype(float))
+    value, interval = lowest_cell((place == 0).astype(float))
     return Finding(
         value, interval, 1.0, "holds" if value >= 0.8 else "fails",
         "share of runs in which the noise is the largest singular component of the last feed-forward's last matrix; worst cell",
@@ -301,10 +300,10 @@ def _top_component(outcome: Outcome) -> Finding:
 def _remove_top(outcome: Outcome) -> Finding:
     values = late(outcome)
     removed = values["removed_noise"].sel(place=LAST_OUT)
-    value, interval = highest(removed.sel(removed="first"))
+    value, interval = highest_cell(removed.sel(removed="first"))
     target = values["removed_target"].sel(place=LAST_OUT, removed="first")
-    better = lowest(target - values["surgery_target"].sel(surgery="no last feed-forward"))
-    control = lowest(removed.sel(removed="second") / values["surgery_noise"].sel(surgery="none"))
+    better = lowest_cell(target - values["surgery_target"].sel(surgery="no last feed-forward"))
+    control = lowest_cell(removed.sel(removed="second") / values["surgery_noise"].sel(surgery="none"))
     holds = interval[1] <= 0.1 and better[1][0] >= 0 and control[1][0] >= 0.5
     return Finding(
         value, interval, 0.0, "holds" if holds else "fails",
@@ -403,7 +402,6 @@ def truncation_curves(outcome: Outcome) -> Figure:
     for one, place in zip(axes.flat, places, strict=False):
         for name, colour in (("target", plotting.PALETTE[0]), ("noise", plotting.PALETTE[1])):
             curve = values[f"kept_{name}"].sel(place=place)
-            one.plot(curve["rank_fraction"], curve.mean("seed"), color=colour, linewidth=0.8, alpha=0.6)
             plotting.draw_simulation(
                 one, curve, curve["rank_fraction"], color=colour, label=name, markersize=2.5
             )

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from sims import plotting
 from sims.contract import Claim, Finding, Scale
 from sims.experiments import two_layer_truncation
-from sims.experiments.two_layer_training import LATE, PAPER, SMALL, highest, lowest, settings
+from sims.experiments.two_layer_training import LATE, PAPER, SMALL, settings
 from sims.experiments.two_layer_truncation import Config
 from sims.outcome import Outcome
 from sims.roles import Place
+from sims.statistics import highest_cell, lowest_cell
 
 VALUE, OUTPUT, PRODUCT = (str(Place(role, 1)) for role in ("value", "attention_output", "value_output"))
 LAST = (VALUE, OUTPUT, PRODUCT)
@@ -72,8 +73,8 @@ def _removal(outcome: Outcome) -> Finding:
         .idxmin("place")
         .item()
     )
-    value, interval = highest(noise.sel(place=best))
-    gain = lowest(
+    value, interval = highest_cell(noise.sel(place=best))
+    gain = lowest_cell(
         values["removed_target"].sel(removed="noise", place=best)
         - values["surgery_target"].sel(surgery="none")
     )
@@ -87,10 +88,10 @@ def _removal(outcome: Outcome) -> Finding:
 def _one_component(outcome: Outcome) -> Finding:
     values = of_kind(outcome, "none")
     chosen = {"place": PRODUCT, "removed": "noise"}
-    value, interval = lowest(
+    value, interval = lowest_cell(
         values["removed_target"].sel(chosen) - values["surgery_target"].sel(surgery="none")
     )
-    left = highest(values["removed_noise"].sel(chosen) / values["surgery_noise"].sel(surgery="none"))
+    left = highest_cell(values["removed_noise"].sel(chosen) / values["surgery_noise"].sel(surgery="none"))
     holds = interval[0] > 0 and left[1][1] < 1
     return Finding(
         value, interval, None, "holds" if holds else "fails",
@@ -101,7 +102,7 @@ def _one_component(outcome: Outcome) -> Finding:
 def _truncation(outcome: Outcome) -> Finding:
     values = of_kind(outcome, "none")
     gain = values["kept_target"].sel(place=PRODUCT) - values["surgery_target"].sel(surgery="none")
-    value, interval = highest(gain)
+    value, interval = highest_cell(gain)
     return Finding(
         value, interval, None, "holds" if interval[0] >= 0.1 else "fails",
         "gain in the target's probability from keeping the top of the last W_o W_v; the best rank fraction and noise level",
@@ -110,7 +111,7 @@ def _truncation(outcome: Outcome) -> Finding:
 
 def _concentrated(outcome: Outcome) -> Finding:
     shares = of_kind(outcome, "none")["noise_share"].sel(place=PRODUCT)
-    value, interval = lowest(shares.max("component") / shares.where(shares > 0, 0.0).sum("component"))
+    value, interval = lowest_cell(shares.max("component") / shares.where(shares > 0, 0.0).sum("component"))
     return Finding(
         value, interval, None, "holds" if interval[0] >= 0.5 else "fails",
         "largest share of one component in the noise margin that the last W_o W_v adds, over all positive shares; smallest cell",
@@ -120,7 +121,7 @@ def _concentrated(outcome: Outcome) -> Finding:
 def _below_the_top(outcome: Outcome) -> Finding:
     shares = of_kind(outcome, "none")["noise_share"].sel(place=PRODUCT)
     place = shares.argmax("component").astype(float)
-    value, interval = lowest(place)
+    value, interval = lowest_cell(place)
     return Finding(
         value, interval, None, "holds" if interval[0] > 0.5 else "fails",
         "place of the noise component of the last W_o W_v among its singular components (0 is the largest); smallest mean",
@@ -133,7 +134,7 @@ def _first_takes_over(outcome: Outcome) -> Finding:
             np.nan, (np.nan, np.nan), None, "not_measured", "no model here has a first feed-forward alone"
         )
     noise = of_kind(outcome, "relu")["surgery_noise"]
-    value, interval = highest(noise.sel(surgery="no first feed-forward") / noise.sel(surgery="none"))
+    value, interval = highest_cell(noise.sel(surgery="no first feed-forward") / noise.sel(surgery="none"))
     return Finding(
         value, interval, None, "holds" if interval[1] <= 1 / 3 else "fails",
         "noise over the whole model's without the first feed-forward, where it is the only one; largest over noise levels",
@@ -196,7 +197,6 @@ def surgery_on_attention(outcome: Outcome) -> Figure:
     for one, place in zip(axes[0], LAST, strict=True):
         for name, colour in (("target", plotting.PALETTE[0]), ("noise", plotting.PALETTE[1])):
             curve = values[f"kept_{name}"].sel(place=place)
-            one.plot(curve["rank_fraction"], curve.mean("seed"), color=colour, linewidth=0.8, alpha=0.6)
             plotting.draw_simulation(one, curve, curve["rank_fraction"], color=colour, label=name)
             removed = values[f"removed_{name}"].sel(place=place, removed=["noise"])
             plotting.draw_simulation(

@@ -276,37 +276,43 @@ CLAIMS = (
 def growth_by_matrix(outcome: Outcome) -> Figure:
     """Growth of the noise margin over the width, by matrix, one panel a kind of the last feed-forward.
 
-    Theory as a bar, simulation as points, one colour a width.
+    Theory as a bar, simulation as points with two standard errors, one colour a width.
     """
     kinds = [
         str(one) for one in np.atleast_1d(outcome.measured.get("feed_forward_1", xr.DataArray("relu")).values)
     ]
     widths = [int(one) for one in np.atleast_1d(outcome.measured["width"].values)]
     places = [*FEED_FORWARD, *ATTENTION]
-    figure, axes = plotting.panels(1, len(kinds), width=3.7, height=3.6, sharey=True)
+    wide = 3.7 if len(kinds) > 1 else 6.5
+    figure, axes = plotting.panels(1, len(kinds), width=wide, height=4.4, sharey=True, sharex=True)
+    thickness = 0.8 / len(widths)
     for column, kind in enumerate(kinds):
         one = axes[0, column]
         chosen = {"feed_forward_1": kind} if "feed_forward_1" in outcome.measured.dims else {}
         told, line = outcome.measured.sel(chosen), outcome.predicted.sel(chosen)
         for row, place in enumerate(places):
             for shift, width in enumerate(widths):
-                height = -row - 0.22 * (shift - (len(widths) - 1) / 2)
+                height = -row - thickness * (shift - (len(widths) - 1) / 2)
                 mine, theirs = (
                     _rate(values.sel(width=width), place.role, place.layer or 0) for values in (told, line)
                 )
                 if not np.isfinite(theirs):
                     continue
                 colour = plotting.PALETTE[shift]
-                one.plot([theirs, theirs], [height - 0.1, height + 0.1], color=colour, linewidth=2.5)
+                one.barh(height, float(theirs), 0.9 * thickness, color=colour, alpha=0.35)
                 error = 2 * float(mine.std("seed", ddof=1)) / mine.sizes["seed"] ** 0.5
                 label = f"width {width}" if row == 0 else None
                 mean = float(mine.mean("seed"))
-                one.errorbar(mean, height, xerr=error, fmt="o", color=colour, markersize=3.5, label=label)
-        plotting.label_axes(one, title=f"last feed-forward: {kind}", x="growth / width", log="x")
+                one.errorbar(mean, height, xerr=error, fmt="o", color=colour, markersize=3, label=label)
+        plotting.label_axes(one, title=f"last feed-forward: {kind}", x="growth / width")
+        one.grid(False, axis="y")
         one.set_yticks(
-            [-row for row in range(len(places))], [str(place).replace("_", " ") for place in places]
+            [-row for row in range(len(places))],
+            [
+                f"{place.role.replace('_', ' ').replace('feed ', 'feed-')}, block {place.layer}"
+                for place in places
+            ],
         )
-    axes[0, 0].set_ylabel("matrix and block")
     plotting.shared_legend(figure, axes[0, 0])
     return figure
 

@@ -6,11 +6,13 @@ sequences, whole and without one of its feed-forwards, and on noisy ones for whe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sims import plotting
@@ -188,6 +190,25 @@ def noise_levels(outcome: Outcome) -> xr.DataArray:
     return xr.DataArray(outcome.configs[0].noise_level)
 
 
+def or_with_relu(check: Callable[[Outcome], Finding]) -> Callable[[Outcome], Finding]:
+    """A check whose verdict is "regime" when it fails over all kinds of the last feed-forward and holds with ReLU alone."""
+
+    def checked(outcome: Outcome) -> Finding:
+        everywhere = check(outcome)
+        if everywhere.verdict != "fails" or "feed_forward_1" not in outcome.measured.dims:
+            return everywhere
+        relu = replace(outcome, measured=outcome.measured.sel(feed_forward_1=["relu"]))
+        there = check(relu)
+        if there.verdict != "holds":
+            return everywhere
+        note = (
+            f"holds with ReLU, there {there.measured:.3g}; not with linear feed-forwards: {everywhere.note}"
+        )
+        return replace(everywhere, verdict="regime", note=note)
+
+    return checked
+
+
 def _label_shares(outcome: Outcome) -> Finding:
     levels = noise_levels(outcome)
     noise = last_reading(outcome, "cut_noise", "full") - levels
@@ -307,7 +328,7 @@ CLAIMS = (
         "paper",
         "Dropping the last feed-forward helps only after attention has formed, and then persists.",
         "Target's probability up by at most 0.1 before attention has 0.2 on the target, by 0.03 or more at the end, everywhere.",
-        _gain_in_time,
+        or_with_relu(_gain_in_time),
     ),
     Claim(
         "C0.32",
@@ -333,27 +354,51 @@ def _cells(outcome: Outcome) -> list[tuple[str, xr.Dataset]]:
     return [(title, stacked.isel(cell=place)) for place, title in enumerate(titles)]
 
 
-def _figure(outcome: Outcome, curves: list[tuple[str, dict[str, str], str, str]], y: str) -> Figure:
-    """One panel a cell; curves are (variable, selection, colour, label)."""
+def _legend(figure: Figure, axes: Axes) -> None:
+    """The legend below all panels, in as many columns as the figure has room for."""
+    handles, labels = axes.get_legend_handles_labels()
+    room = figure.get_figwidth() / (0.6 + 0.078 * max(map(len, labels)))
+    columns = max(1, min(len(labels), int(room)))
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=-(-len(labels) // -(-len(labels) // columns))
+    )
+
+
+def _figure(
+    outcome: Outcome, curves: list[tuple[str, dict[str, str], str, str]], y: str, with_levels: bool = False
+) -> Figure:
+    """One panel a cell; curves are (variable, selection, colour, label).
+
+    - `with_levels`: draw the noise level and its complement as dotted lines.
+    """
     cells = _cells(outcome)
     columns = len(outcome.plan.grid.get("noise_level", (0,)))
     rows = -(-len(cells) // columns)
-    figure, axes = plotting.panels(rows, columns, width=3.4, height=2.7, sharex=True, sharey=True)
+    width, height = (3.4, 2.7) if columns > 1 else (6.0, 3.2)
+    figure, axes = plotting.panels(rows, columns, width=width, height=height, sharex=True, sharey=True)
     for place, (title, cell) in enumerate(cells):
         one = axes[place % rows, place // rows]
+        if with_levels:
+            level = outcome.configs[place].noise_level
+            for value, colour in ((level, plotting.PALETTE[1]), (1 - level, plotting.PALETTE[0])):
+                one.axhline(value, color=colour, linewidth=1, linestyle=":", zorder=1)
         for name, chosen, colour, label in curves:
             values = cell[name].sel(chosen)
+            one.plot(values["step"], values.mean("seed"), color=colour, linewidth=0.8, alpha=0.6)
             plotting.draw_simulation(one, values, values["step"], color=colour, label=label, markersize=2.5)
         bottom = place % rows == rows - 1
         plotting.label_axes(
             one, title=title, x="step" if bottom else "", y=y if place < rows else "", log="x"
         )
-    plotting.shared_legend(figure, axes[0, 0])
+    _legend(figure, axes[0, 0])
     return figure
 
 
 def answers_over_time(outcome: Outcome) -> Figure:
-    """Probabilities of target and noise on clean sequences, whole and without the last feed-forward, one panel a cell."""
+    """Probabilities of target and noise on clean sequences, whole and without the last feed-forward, one panel a cell.
+
+    Dotted: 1 − noise level and noise level, what a model answers that knows the target.
+    """
     return _figure(
         outcome,
         [
@@ -373,6 +418,7 @@ def answers_over_time(outcome: Outcome) -> Figure:
             ),
         ],
         "probability",
+        with_levels=True,
     )
 
 
@@ -383,8 +429,8 @@ def attention_over_time(outcome: Outcome) -> Figure:
         [
             ("previous_token", {}, plotting.PALETTE[6], "first block: on the previous token"),
             ("on_target", {}, plotting.PALETTE[2], "last block: on (trigger, target)"),
-            ("on_noise_shown", {}, plotting.PALETTE[3], "on (trigger, noise)"),
-            ("noise_shown", {}, plotting.PALETTE[4], "share of noise after triggers"),
+            ("on_noise_shown", {}, plotting.PALETTE[3], "last block: on (trigger, noise)"),
+            ("noise_shown", {}, plotting.PALETTE[4], "share of noise among tokens after triggers"),
         ],
         "attention",
     )
@@ -397,7 +443,7 @@ def margins_over_time(outcome: Outcome) -> Figure:
         [
             ("margin", {"feed_forward": "last"}, plotting.PALETTE[1], "last feed-forward"),
             ("margin", {"feed_forward": "first"}, plotting.PALETTE[0], "first feed-forward"),
-            ("margin", {"feed_forward": "both"}, plotting.PALETTE[2], "last of first"),
+            ("margin", {"feed_forward": "both"}, plotting.PALETTE[2], "last, of what the first gives"),
         ],
         "margin (nats)",
     )

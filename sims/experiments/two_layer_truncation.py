@@ -23,6 +23,7 @@ from sims.experiments.two_layer_training import (
     PAPER,
     SMALL,
     noise_levels,
+    or_with_relu,
     settings,
     share_of_two,
 )
@@ -318,7 +319,7 @@ CLAIMS = (
         "paper",
         "Dropping the last feed-forward removes the noise and makes the model recall.",
         "Noise at most 0.15, the target 0.8 of what both have and up, clean loss down, in every cell trained with noise.",
-        _drop,
+        or_with_relu(_drop),
     ),
     Claim(
         "C0.33",
@@ -367,7 +368,7 @@ CLAIMS = (
         "ours",
         "Removing that one component removes the noise, and keeps more of recall than dropping the whole feed-forward.",
         "Noise at most 0.1, target not below that without feed-forward; the second component's removal leaves half of the noise.",
-        _remove_top,
+        or_with_relu(_remove_top),
     ),
 )
 
@@ -378,6 +379,13 @@ def _panel_places(outcome: Outcome) -> list[str]:
     others = [name for name in values.dims if name != "place"]
     there = values.notnull().any(others)
     return [str(one) for one in values["place"].values if bool(there.sel(place=one))]
+
+
+def _title(place: str) -> str:
+    """How a panel is headed: the block, then the matrix."""
+    role, _, layer = place.rpartition(" ")
+    symbol = {"feed_forward_in": ", $W_1$", "feed_forward_out": ", $W_2$"}.get(role, "")
+    return f"block {layer}: {role.replace('_', ' ').replace('feed forward', 'feed-forward')}{symbol}"
 
 
 def _choice(outcome: Outcome) -> xr.Dataset:
@@ -396,21 +404,21 @@ def _choice(outcome: Outcome) -> xr.Dataset:
 def truncation_curves(outcome: Outcome) -> Figure:
     """Probability of target and noise over the rank fraction kept, one panel a matrix; the last marker is the whole model."""
     values, places = _choice(outcome), _panel_places(outcome)
-    figure, axes = plotting.panels(2, -(-len(places) // 2), width=2.5, height=2.5, sharex=True, sharey=True)
+    figure, axes = plotting.panels(-(-len(places) // 3), 3, width=3.2, height=2.1, sharex=True, sharey=True)
     for one in axes.flat[len(places) :]:
         one.set_axis_off()
     for one, place in zip(axes.flat, places, strict=False):
         for name, colour in (("target", plotting.PALETTE[0]), ("noise", plotting.PALETTE[1])):
             curve = values[f"kept_{name}"].sel(place=place)
             plotting.draw_simulation(
-                one, curve, curve["rank_fraction"], color=colour, label=name, markersize=2.5
+                one, curve, curve["rank_fraction"], color=colour, label=name, markersize=3
             )
-        role, _, layer = place.rpartition(" ")
-        one.set_title(f"block {layer}: {role.replace('_', ' ')}", fontsize=9)
+        one.set_title(_title(place), fontsize=10)
     for one in axes[-1]:
         one.set_xlabel("rank fraction kept")
     for one in axes[:, 0]:
         one.set_ylabel("probability")
+        one.set_ylim(-0.03, 1.03)
     plotting.shared_legend(figure, axes[0, 0])
     return figure
 
@@ -430,9 +438,12 @@ def spectra(outcome: Outcome) -> Figure:
             chosen["component"] + 1, chosen["singular_value"], c=share, cmap="RdBu_r", vmin=-largest, vmax=largest,
             s=18, edgecolors="black", linewidths=0.3, zorder=3,
         )  # fmt: skip
-        figure.colorbar(drawn, ax=one, label="share of the noise margin (nats)" if one is axes[0, -1] else "")
-        role, _, layer = place.rpartition(" ")
-        plotting.label_axes(one, title=f"block {layer}: {role.replace('_', ' ')}", x="component")
+        figure.colorbar(drawn, ax=one, label="noise margin (nats)" if one is axes[0, -1] else "")
+        one.set_xscale("log")
+        one.set_xticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+        one.set_xlabel("component (1 is the largest)")
+        one.set_title(_title(place), fontsize=10)
+        one.set_ylim(bottom=0)
     axes[0, 0].set_ylabel("singular value")
     return figure
 
@@ -444,30 +455,41 @@ def surgeries(outcome: Outcome) -> Figure:
         values = values.squeeze("feed_forward_1", drop=True)
     stacked = values if "noise_level" in values.dims else values.expand_dims("noise_level")
     levels = [float(one) for one in np.atleast_1d(noise_levels(outcome).values) if one > 0]
-    figure, axes = plotting.panels(1, len(levels), width=3.2, height=3.2, sharey=True)
     rows: list[tuple[str, dict[str, Any], str]] = [
-        ("surgery_{}", {"surgery": name}, name) for name in SURGERIES
+        ("surgery_{}", {"surgery": "none"}, "whole model"),
+        *(("surgery_{}", {"surgery": name}, name) for name in SURGERIES[1:]),
+        ("removed_{}", {"place": LAST_OUT, "removed": "first"}, "last $W_2$ without its largest component"),
+        ("removed_{}", {"place": LAST_OUT, "removed": "second"}, "last $W_2$ without its second component"),
+        ("kept_{}", {"place": LAST_OUT, "rank_fraction": 0.1}, "last $W_2$ keeps 10 % of its rank"),
+        ("removed_{}", {"place": LAST_IN, "removed": "first"}, "last $W_1$ without its largest component"),
+        ("kept_{}", {"place": LAST_IN, "rank_fraction": 0.1}, "last $W_1$ keeps 10 % of its rank"),
     ]
-    rows += [
-        ("removed_{}", {"place": LAST_OUT, "removed": one}, f"{one} component of W_2 removed")
-        for one in REMOVED[:2]
-    ]
-    rows += [("kept_{}", {"place": LAST_OUT, "rank_fraction": 0.1}, "10 % of W_2 kept")]
-    rows += [("kept_{}", {"place": LAST_IN, "rank_fraction": 0.1}, "10 % of W_1 kept")]
+    width = (2.6 + 2.3 * len(levels)) / len(levels)
+    figure, axes = plotting.panels(1, len(levels), width=width, height=3.8, sharex=True, sharey=True)
+    heights = -np.arange(len(rows))
     for column, level in enumerate(levels):
         one = axes[0, column]
         for name, colour in (("target", plotting.PALETTE[0]), ("noise", plotting.PALETTE[1])):
-            for height, (variable, chosen, _) in enumerate(rows):
-                points = stacked[variable.format(name)].isel(noise_level=column).sel(chosen)
-                mean, error = (
-                    float(points.mean("seed")),
-                    2 * float(points.std("seed", ddof=1)) / points.sizes["seed"] ** 0.5,
-                )
-                one.errorbar(mean, -height, xerr=np.nan_to_num(error), fmt="o", color=colour, markersize=4,
-                             label=name if height == 0 else None)  # fmt: skip
+            told = [
+                stacked[variable.format(name)].isel(noise_level=column).sel(at) for variable, at, _ in rows
+            ]
+            points = np.stack([row.values for row in told])
+            several = points.shape[1] > 1
+            error = 2 * points.std(1, ddof=1) / points.shape[1] ** 0.5 if several else np.zeros(len(points))
+            one.errorbar(
+                points.mean(1),
+                heights,
+                xerr=error,
+                fmt="o",
+                color=colour,
+                markersize=4,
+                linewidth=1,
+                label=name,
+            )
+        one.axvline(level, color=plotting.PALETTE[6], linewidth=0.8, linestyle=":", label="noise level")
         plotting.label_axes(one, title=f"$\\alpha={level:g}$", x="probability")
-        one.set_yticks([-height for height in range(len(rows))], [label for *_, label in rows])
-        one.set_ylabel("surgery" if column == 0 else "")
+        one.set_xlim(-0.03, 1.03)
+        one.set_yticks(heights, [label for *_, label in rows])
     plotting.shared_legend(figure, axes[0, 0])
     return figure
 

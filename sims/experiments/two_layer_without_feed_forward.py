@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from sims import plotting
 from sims.contract import Claim, Finding, Scale
 from sims.experiments import two_layer_truncation
-from sims.experiments.two_layer_training import LATE, PAPER, SMALL, settings
+from sims.experiments.two_layer_training import LATE, PAPER, SMALL, noise_levels, settings
 from sims.experiments.two_layer_truncation import Config
 from sims.outcome import Outcome
 from sims.roles import Place
@@ -198,16 +198,10 @@ def surgery_on_attention(outcome: Outcome) -> Figure:
         for name, colour in (("target", plotting.PALETTE[0]), ("noise", plotting.PALETTE[1])):
             curve = values[f"kept_{name}"].sel(place=place)
             plotting.draw_simulation(one, curve, curve["rank_fraction"], color=colour, label=name)
-            removed = values[f"removed_{name}"].sel(place=place, removed=["noise"])
-            plotting.draw_simulation(
-                one,
-                removed,
-                [1.15],
-                color=colour,
-                label=f"{name}, one component removed",
-                marker="D",
-                markersize=6,
-            )
+            removed = values[f"removed_{name}"].sel(place=place, removed="noise")
+            error = 2 * float(removed.std("seed", ddof=1)) / removed.sizes["seed"] ** 0.5
+            label = f"{name}, one component removed"
+            one.errorbar(1.15, float(removed.mean("seed")), error, fmt="D", color=colour, label=label)
         plotting.label_axes(one, title=place.rpartition(" ")[0].replace("_", " "), x="rank fraction kept")
         one.axvline(1.07, color=plotting.PALETTE[6], linewidth=0.8, linestyle=":")
         one.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
@@ -217,51 +211,47 @@ def surgery_on_attention(outcome: Outcome) -> Figure:
 
 
 def where_the_noise_is(outcome: Outcome) -> Figure:
-    """Probability of target and noise whole and without the first feed-forward, and over the place of the noise component."""
+    """Place of the noise component in the last block of each run, and target and noise with a first feed-forward and without."""
     values = outcome.measured
-    figure, axes = plotting.panels(1, 2, width=3.8, height=2.9)
-    shares = of_kind(outcome, "none")["noise_share"]
-    names = [name for name in shares.dims if name not in ("component", "place")]
-    for colour, place in zip(plotting.PALETTE, LAST, strict=False):
-        counts = np.bincount(
-            shares.sel(place=place).argmax("component").stack(run=names).values,
-            minlength=shares.sizes["component"],
+    figure, axes = plotting.panels(1, 2, width=4.4, height=3.2)
+    found = of_kind(outcome, "none")["noise_share"].sel(place=list(LAST)).argmax("component") + 1
+    levels = noise_levels(outcome)
+    for shift, (colour, place) in enumerate(zip(plotting.PALETTE[2:], LAST, strict=False)):
+        chosen = found.sel(place=place)
+        across = xr.broadcast(levels, chosen)[0] + 0.012 * (shift - 1)
+        label = place.rpartition(" ")[0].replace("_", " ")
+        axes[0, 0].plot(
+            across.values.ravel(), chosen.values.ravel(), "o", color=colour, markersize=4, label=label
         )
-        axes[0, 0].step(
-            np.arange(len(counts)) + 1,
-            counts,
-            where="mid",
-            color=colour,
-            label=place.rpartition(" ")[0].replace("_", " "),
-        )
-    plotting.label_axes(axes[0, 0], title="Without feed-forwards", x="place of the noise component", y="runs")
-    axes[0, 0].legend(fontsize=8)
-    kinds = (
-        list(np.atleast_1d(values["feed_forward_0"].values))
-        if "feed_forward_0" in values.coords
-        else ["none"]
+    plotting.label_axes(
+        axes[0, 0], title="No feed-forwards", x="noise level $\\alpha$", y="place of the noise component"
     )
-    for column, kind in enumerate(kinds):
-        told = of_kind(outcome, str(kind))
-        for shift, (name, colour) in enumerate(
-            (("target", plotting.PALETTE[0]), ("noise", plotting.PALETTE[1]))
-        ):
-            for mark, cut in (("o", "none"), ("x", "no first feed-forward")):
-                points = told[f"surgery_{name}"].sel(surgery=cut)
-                flat = points.stack(run=list(points.dims)).values
-                across = np.full(flat.size, column + 0.12 * (shift - 0.5) + (0.25 if mark == "x" else -0.1))
-                axes[0, 1].plot(
-                    across,
-                    flat,
-                    mark,
-                    color=colour,
-                    markersize=4,
-                    label=f"{name}, {cut}" if column == 0 else None,
-                )
-    axes[0, 1].set_xticks(range(len(kinds)), [f"first = {kind}" for kind in kinds])
-    plotting.label_axes(axes[0, 1], title="With and without the first one", y="probability")
-    axes[0, 1].set_xticks(range(len(kinds)), [f"first = {kind}" for kind in kinds])
-    axes[0, 1].legend(fontsize=7)
+    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].set_xticks(np.unique(levels.values))
+    axes[0, 0].legend(fontsize=8)
+    kinds = [str(one) for one in np.atleast_1d(values["feed_forward_0"].values)]
+    rows = [("no feed-forward:\nwhole", "none", "none")] if "none" in kinds else []
+    if "relu" in kinds:
+        rows += [
+            ("first one alone:\nwhole", "relu", "none"),
+            ("first one alone:\nremoved", "relu", "no first feed-forward"),
+        ]
+    for column, (_, kind, cut) in enumerate(rows):
+        for shift, (name, colour) in enumerate(zip(("target", "noise"), plotting.PALETTE, strict=False)):
+            points = of_kind(outcome, kind)[f"surgery_{name}"].sel(surgery=cut)
+            across = column + 0.25 * (shift - 0.5) + 0.6 * (xr.broadcast(levels, points)[0] - 0.5) / len(rows)
+            axes[0, 1].plot(
+                across.values.ravel(),
+                points.values.ravel(),
+                "o",
+                color=colour,
+                markersize=3.5,
+                label=name if column == 0 else None,
+            )
+    plotting.label_axes(axes[0, 1], title="Where the first block has one", y="probability")
+    axes[0, 1].set_xticks(range(len(rows)), [label for label, *_ in rows])
+    axes[0, 1].set_ylim(-0.03, 1.03)
+    axes[0, 1].legend(fontsize=8)
     return figure
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,19 +20,32 @@ from sims.outcome import Outcome
 
 Smoke = Callable[[str], Outcome]
 NAMES = sims.experiment_names()
-UNPREDICTED = {"memory_adam": "no formula here claims to describe Adam"}
+NO_CLOSED_FORM = "a trained two-layer network has no closed form here; its claims compare it with the best possible answer"
+UNPREDICTED = {
+    "memory_adam": "no formula here claims to describe Adam",
+    "two_layer_training": NO_CLOSED_FORM,
+    "two_layer_truncation": NO_CLOSED_FORM,
+    "two_layer_without_feed_forward": NO_CLOSED_FORM,
+}
 PREDICTED = [name for name in NAMES if name not in UNPREDICTED]
 HAS_GAPS = {"recall_data"}
 """Experiments that measure a variable only where theory predicts it: the construction exists on the uniform chain alone."""
+LACKS = {"two_layer_without_feed_forward": "feed_forward"}
+"""Experiments whose models lack the places of which the name begins so: nothing is measured there."""
 DETERMINISTIC = ("memory_flow", "memory_step_size", "memory_surgery")
 """Full-batch descent between orthonormal embeddings: seeds differ by rounding alone."""
 FALSE_ALARM = 1e-6 / len(NAMES)
 """One in a million for all experiments together."""
 
 FAILS = {
-    "A7": "the paper's result for two tokens does not extend: from four tokens on no truncation removes the noise"
+    "A7": "the paper's result for two tokens does not extend: from four tokens on no truncation removes the noise",
+    "C0.37": "the noise is the top component of that matrix, so that truncation keeps it",
+    "C0.5": "the noise is split between both blocks' W_o W_v, and among components",
+    "C0.41": "the noise is split between both blocks' W_o W_v, and among components",
 }
 """Claims whose expected verdict is that they fail, with the reason."""
+UNDECIDED = {"C0.31": 0.03, "C0.40": 0.1}
+"""Claims that ask an interval to clear an effect size, which four seeds of smoke scale do not bring about: only the mean clears it."""
 CLAIMS = [
     pytest.param(name, claim, id=f"{name}-{claim.id}")
     for name in NAMES
@@ -86,8 +100,12 @@ def test_what_was_measured_is_whole(smoke: Smoke, name: str) -> None:
     for field, values in plan.grid.items():
         assert measured[field].values.tolist() == list(values)
     for variable, one in measured.data_vars.items():
-        asked = ~np.isnan(outcome.predicted[variable]) if name in HAS_GAPS else True
+        asked = ~np.isnan(outcome.predicted[variable]) if name in HAS_GAPS else xr.ones_like(one, bool)
+        if name in LACKS and "place" in one.dims:
+            asked = asked & ~one["place"].str.startswith(LACKS[name])
         assert np.isfinite(one.where(asked, 0.0)).all(), variable
+        assert np.isnan(one.where(~asked)).all() or name in HAS_GAPS, f"{variable} of what is not there"
+        assert asked.any()
     shares = {"correct", "noise", "other"} <= set(measured.data_vars)
     for probability in ("correct", "noise", "other") if shares else ():
         assert float(measured[probability].min()) >= -1e-15  # other is 1 − correct − noise, rounded
@@ -98,10 +116,13 @@ def test_what_was_measured_is_whole(smoke: Smoke, name: str) -> None:
 def test_claims_come_out_as_expected(smoke: Smoke, name: str, claim: contract.Claim) -> None:
     (result,) = [one for one in smoke(name).claims if one.id == claim.id]
     assert result.verdict in VERDICTS
-    expected = "fails" if claim.id in FAILS else "holds"
-    assert result.verdict in (expected, "not_measured"), (
-        f"{claim.id}: {result.measured} {result.interval} {result.note}"
-    )
+    told = f"{claim.id}: {result.measured} {result.interval} {result.note}"
+    if claim.id in UNDECIDED:
+        assert result.verdict in ("holds", "fails"), told
+        assert result.measured >= UNDECIDED[claim.id], told
+    else:
+        expected = "fails" if claim.id in FAILS else "holds"
+        assert result.verdict in (expected, "not_measured"), told
     if result.verdict == "not_measured":
         assert result.note, "not_measured must say why"
     else:
@@ -111,8 +132,9 @@ def test_claims_come_out_as_expected(smoke: Smoke, name: str, claim: contract.Cl
 
 def test_exceptions_name_claims_that_exist() -> None:
     known = {claim.id for name in NAMES for claim in contract.experiment(name).claims}
-    assert set(FAILS) <= known
-    assert set(UNPREDICTED) <= set(NAMES)
+    assert set(FAILS) | set(UNDECIDED) <= known
+    assert not set(FAILS) & set(UNDECIDED)
+    assert set(UNPREDICTED) | HAS_GAPS | set(LACKS) <= set(NAMES)
 
 
 def outer(figure: Figure) -> tuple[list[Axes], list[Axes]]:
@@ -131,7 +153,8 @@ def outer(figure: Figure) -> tuple[list[Axes], list[Axes]]:
 
 def in_words(axis: Any) -> bool:
     """Whether ticks are labelled with words or formulas, which need no label of the axis."""
-    return any("=" in tick.get_text() for tick in axis.get_ticklabels())
+    texts = [tick.get_text().replace("mathdefault", "") for tick in axis.get_ticklabels()]
+    return any("=" in text or re.search("[a-z]{3}", text) for text in texts)
 
 
 @pytest.mark.parametrize(("name", "figure"), FIGURES)
@@ -172,6 +195,8 @@ WRONG |= dict.fromkeys(
     ("recall_data", "recall_training", "recall_without_feed_forward", "recall_signal_size"),
     lambda config: {"noise_level": config.noise_level + 0.1},
 )
+# Sixteen seeds of the first gradient leave 1 % of its rates, and the theory of wide models is allowed 5 %.
+WRONG["two_layer_first_gradient"] = lambda config: {"noise_level": config.noise_level + 0.125}
 WRONG["memory_minibatch"] = lambda config: {"batch_size": config.batch_size // 4}
 
 

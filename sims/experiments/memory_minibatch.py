@@ -21,7 +21,7 @@ from sims.statistics import mean_interval
 from sims.streams import torch_generator
 from sims.tasks.associative_memory import minibatch_loss, sample
 from sims.training import Training, check_optimiser, make_optimiser, train
-from theory import associative_memory as theory
+from theory.associative_memory.descent import stationary_variance
 from theory.problems import AssociativeMemory
 
 NAME = "memory_minibatch"
@@ -48,9 +48,7 @@ class Config:
     def __post_init__(self) -> None:
         AssociativeMemory(self.n_tokens, self.noise_level)
         check_optimiser("sgd", self.flow_step, self.momentum)
-        theory.stationary_variance(
-            self.problem, self.learning_rate, self.batch_size, self.momentum, exact=True
-        )
+        stationary_variance(self.problem, self.learning_rate, self.batch_size, self.momentum, exact=True)
         if not 0 < self.burn_in < self.final_time:
             raise ValueError(
                 f"burn_in is {self.burn_in}; it must be above 0 and below final_time = {self.final_time}."
@@ -127,7 +125,7 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
 def predict(config: Config) -> xr.Dataset:
     """Stationary variance (nats²) with its finite-step factor, the leading one η/(B(1 − momentum)), and the mean lead."""
     variance, leading = (
-        theory.stationary_variance(
+        stationary_variance(
             config.problem, config.learning_rate, config.batch_size, config.momentum, exact=exact
         )
         for exact in (True, False)

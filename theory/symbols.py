@@ -280,6 +280,43 @@ _ENTRIES = (
         "attention_output (of growth)",
         "initial growth rate of the noise margin through the output matrix of attention; the value matrix has the same",
     ),
+    Notation(
+        _symbol(r"n_{\mathsf{L}}", integer=True, positive=True),
+        r"n_{\mathsf{L}}",
+        "n_layers",
+        "number of layers of a transformer, layer 0 included",
+    ),
+    Notation(_symbol("l", integer=True, nonnegative=True), "l", "layer", "index of a layer, counted from 0"),
+    Notation(
+        _symbol("w_l", integer=True, positive=True),
+        "w_l",
+        "pairs known after a layer",
+        "largest number of neighbouring pairs that the slot of a pair may know after layer l",
+    ),
+    Notation(
+        _symbol(r"\underline{r}", integer=True, nonnegative=True),
+        r"\underline{r}",
+        "Bounds.lower",
+        "least number of steps that some order of pairs leaves within reach",
+    ),
+    Notation(
+        _symbol(r"\overline{r}", integer=True, nonnegative=True),
+        r"\overline{r}",
+        "Bounds.upper",
+        "largest number of steps that some order of pairs brings within reach",
+    ),
+    Notation(
+        _symbol("u_l", positive=True),
+        "u_l",
+        "probability of a full run",
+        "probability that the middle slot of a run of 3^l pairs in random order knows it all after layer l",
+    ),
+    Notation(
+        _symbol(r"\overline{P}", positive=True),
+        r"\overline{P}",
+        "upper_bound_probability",
+        "probability that a random order of pairs attains the largest reach",
+    ),
 )
 
 SYMBOLS: Mapping[str, Notation] = MappingProxyType({entry.latex: entry for entry in _ENTRIES})

@@ -248,7 +248,7 @@ def where_the_noise_is(outcome: Outcome) -> Figure:
                 markersize=3.5,
                 label=name if column == 0 else None,
             )
-    plotting.label_axes(axes[0, 1], title="Where the first block has one", y="probability")
+    plotting.label_axes(axes[0, 1], title="With a first feed-forward", y="probability")
     axes[0, 1].set_xticks(range(len(rows)), [label for label, *_ in rows])
     axes[0, 1].set_ylim(-0.03, 1.03)
     axes[0, 1].legend(fontsize=8)

@@ -217,8 +217,8 @@ def _claims(arguments: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0 done, 1 disagreement or dead workers, 2 bad input, 130
-    interrupted."""
+    """Run a command; returns its exit status: 0 done, 1 disagreement, dead workers or divergence, 2 bad input,
+    130 interrupted."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a Greek letter is no reason to stop
     parser = _parser()
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = f"finished runs are kept in {records.results_folder()}, the same command goes on from there"
         print(f"interrupted: {kept}", file=sys.stderr)
         return 130
-    except WorkersDied as error:
+    except (WorkersDied, ArithmeticError) as error:  # such as training that diverged
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:

@@ -6,6 +6,7 @@ came out, so that a flipped verdict shows as a difference in a commit.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -52,7 +53,8 @@ def evaluate(claim: Claim, outcome: Outcome) -> ClaimResult:
     """What an outcome says about one claim of its experiment; other experiments are taken as `available`.
 
     Where one of these has neither a record nor stored runs, the verdict is not_measured. So it is when a
-    check cannot work on runs with settings of one's own, such as an axis that is no longer there.
+    check cannot work on runs with settings of one's own, such as an axis that is no longer there, and when the
+    measured value is NaN.
     """
     outcomes = [] if claim.experiments else [outcome]
     for name in claim.experiments:
@@ -75,6 +77,8 @@ def _found(claim: Claim, *outcomes: Outcome) -> Finding:
         raise ValueError(
             f"check of claim {claim.id} returned a {type(finding).__name__}; it must be a Finding."
         )
+    if math.isnan(finding.measured) and finding.verdict != "not_measured":
+        return dataclasses.replace(finding, verdict="not_measured", note="there is no number to judge by")
     return finding
 
 

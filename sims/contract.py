@@ -134,7 +134,7 @@ class Experiment:
         return tuple(getattr(self.module, "SHAPE_FIELDS", fields.kinds(self.config_type)))
 
     @property
-    def compared(self) -> Mapping[str, float] | None:
+    def compared(self) -> Mapping[str, Any] | None:
         """Variable → predicted bias, for the variables in which theory and simulation must agree; None: all
         shared."""
         return getattr(self.module, "COMPARED", None)

@@ -10,7 +10,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sims import plotting
-from sims.contract import Claim, Finding, Scale
+from sims.contract import Claim, Finding, Scale, Verdict
 from sims.experiments import two_layer_truncation
 from sims.experiments.two_layer_training import LATE, PAPER, SMALL, noise_levels, settings
 from sims.experiments.two_layer_truncation import Config
@@ -103,9 +103,11 @@ def _truncation(outcome: Outcome) -> Finding:
     values = of_kind(outcome, "none")
     gain = values["kept_target"].sel(place=PRODUCT) - values["surgery_target"].sel(surgery="none")
     value, interval = highest_cell(gain)
+    verdict: Verdict = "holds" if interval[0] >= 0.1 else "fails" if interval[1] < 0.1 else "not_measured"
+    undecided = "undecided, as the interval is on both sides of 0.1: " if verdict == "not_measured" else ""
     return Finding(
-        value, interval, None, "holds" if interval[0] >= 0.1 else "fails",
-        "gain in the target's probability from keeping the top of the last W_o W_v; the best rank fraction and noise level",
+        value, interval, None, verdict,
+        f"{undecided}gain in the target's probability from keeping the top of the last W_o W_v; best rank and noise level",
     )  # fmt: skip
 
 

@@ -109,3 +109,12 @@ def test_the_table_says_value_interval_and_verdict() -> None:
     assert "measured 1.235 [1, 2]; predicted 0.5; toy at smoke scale" in text
     assert text.endswith("2 claims: 1 holds, 1 fails")
     assert claims.table([]) == "no claims"
+
+
+def test_a_check_without_a_number_judges_nothing(toy: str) -> None:
+    outcome = engine.run(toy, "smoke")
+    blind = Claim(
+        "T9", "ours", "It is so.", "Much.", lambda _: Finding(math.nan, (math.nan, math.nan), None, "fails")
+    )
+    found = claims.evaluate(blind, outcome)
+    assert (found.verdict, found.note) == ("not_measured", "there is no number to judge by")

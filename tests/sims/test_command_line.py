@@ -159,3 +159,9 @@ def test_help_explains(words: str, capsys: pytest.CaptureFixture[str]) -> None:
         main([*words.split(), "--help"])
     assert stopped.value.code == 0
     assert "usage: python -m sims" in capsys.readouterr().out
+
+
+def test_training_that_diverges_says_its_step_and_has_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run", "two_layer_training", "--scale", "smoke", "--seeds", "1", "--set", "learning_rate=1e9"]
+    assert main([*words, "--set", "n_evaluation=4", "--set", "width=8"]) == 1
+    assert re.fullmatch(r".*error: the loss is not finite at step \d+\.\n", capsys.readouterr().err)

@@ -169,6 +169,61 @@ def test_one_decomposition_serves_all_cuts_and_none_serves_none(monkeypatch: pyt
     assert len(calls) == 1
 
 
+@given(
+    SHAPES, st.integers(0, 3), st.sampled_from([torch.float32, torch.float64]), st.integers(0, 100), st.data()
+)
+def test_rising_truncations_are_those_of_each_count(
+    shape: tuple[int, int], size: int, kind: torch.dtype, key: int, data: st.DataObject
+) -> None:
+    """Some counts twice; the full one gives the matrix itself, whatever came before."""
+    whole = matrix(*([size] if size else []), *shape, key=key).to(kind)
+    spectrum = Spectrum(whole)
+    counts = sorted(data.draw(st.lists(st.integers(0, spectrum.rank), max_size=6)))
+    found = list(spectrum.keep_each(counts))
+    assert len(found) == len(counts)
+    # The same terms, added in another order; in float32 both are rounded at the end (6e-8, entries below 8).
+    tolerance = ROUNDING if kind == torch.float64 else 1e-6
+    for count, kept in zip(counts, found, strict=True):
+        assert kept.dtype == kind
+        torch.testing.assert_close(kept, spectrum.keep_top(count), rtol=0, atol=tolerance)
+        if count == spectrum.rank:
+            assert torch.equal(kept, whole)
+        if count == 0:
+            assert not kept.any()
+
+
+def test_rising_truncations_do_not_share_memory() -> None:
+    whole = matrix(4, 4, key=3)
+    found = list(Spectrum(whole).keep_each([1, 1, 2, 3]))
+    expected = [one.clone() for one in found]
+    found[2].add_(1)
+    for place in (0, 1, 3):
+        assert torch.equal(found[place], expected[place])
+
+
+def test_rising_truncations_share_one_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    svd = torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **kwargs: calls.append(1) or svd(*args, **kwargs))
+    assert len(list(Spectrum(matrix(3, 6, 4, key=0)).keep_each(range(5)))) == 5
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("counts", "answer"),
+    [
+        ([2, 1], "counts are [2, 1]; they must rise."),
+        ([0, 3, 3, 2], "counts are [0, 3, 3, 2]; they must rise."),
+        ([1, 4], "keep_each is 4; it must be an integer from 0 to 3."),
+        ([-1, 2], "keep_each is -1; it must be an integer from 0 to 3."),
+        ([0.5], "keep_each is 0.5; it must be an integer from 0 to 3."),
+    ],
+)
+def test_counts_that_fall_are_told(counts: list[int], answer: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(answer)}$"):
+        list(Spectrum(matrix(3, 5, key=0)).keep_each(counts))
+
+
 def test_the_original_is_left_as_it_was() -> None:
     whole = matrix(5, 5, key=1).requires_grad_()
     copy = whole.detach().clone()

@@ -1,4 +1,4 @@
-"""The recipe of the recall transformer: what each field does, what is refused, and one step against loops and finite differences."""
+"""The recipe of the recall transformer: what each field does, what is refused, and steps against loops and differences."""
 
 import dataclasses
 import math
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import sims
 from sims.models.transformer import Transformer
 from sims.recipes.recall_transformer import CHARACTER_NOISE_TOKEN, RecallTransformerRecipe
 from sims.streams import torch_generator
@@ -242,7 +243,11 @@ def test_sequences_are_keyed_by_recipe_purpose_and_seed_alone() -> None:
     """So that equal seeds see the same targets at every noise level, and the same sequences whatever the model."""
     sampler, generator = Sampler(BASE.problem()), torch_generator("recall_transformer", "sequences", 0)
     drawn = sampler.draw(BASE.batch_size, generator).sequences
-    for fields in ({}, {"width": 6, "feed_forward_1": "none"}, {"learning_rate": 0.7, "schedule": "constant"}):
+    for fields in (
+        {},
+        {"width": 6, "feed_forward_1": "none"},
+        {"learning_rate": 0.7, "schedule": "constant"},
+    ):
         assert torch.equal(first_batch(recipe(**fields)), drawn)
     clean, noisy = first_batch(recipe(noise_level=0.0)), first_batch(recipe(noise_level=0.6))
     assert torch.equal(clean[:, 0], noisy[:, 0])
@@ -306,7 +311,8 @@ def test_two_steps_of_sgd_by_finite_differences(one: RecallTransformerRecipe) ->
     The slope is a central difference of the loop's loss; the second step is taken from where the training itself was.
     """
     started = begun(one, 2)
-    generator, buffers = torch_generator(one.NAME, "sequences", 2), {}
+    generator = torch_generator(one.NAME, "sequences", 2)
+    buffers: dict[str, tuple[float, Any]] = {}
     sampler, h = Sampler(one.problem()), 1e-6
     for step in range(2):
         before = in_float64(started.model)
@@ -322,11 +328,13 @@ def test_two_steps_of_sgd_by_finite_differences(one: RecallTransformerRecipe) ->
                 nudged = before.weights[name].clone()
                 nudged[0][place] += sign * h
                 losses.append(by_hand(before.with_weights({name: nudged}), 0, one, batch))
-            slope = (losses[0] - losses[1]) / (2 * h) + one.weight_decay * float(before.weights[name][0][place])
+            slope = (losses[0] - losses[1]) / (2 * h) + one.weight_decay * float(
+                before.weights[name][0][place]
+            )
             buffer = slope + (one.momentum * buffers[name][0] if step else 0.0)
             buffers[name] = (buffer, place)
             expected = -one.learning_rate * (step + 1) / one.warmup_steps * buffer
-            # Weights of order one are stored in float32 (6e-8 each); slopes to some 1e-6 of themselves; no kink of a ReLU within h.
+            # Weights of order one are stored in float32 (6e-8 each), slopes to some 1e-6 of themselves; no kink within h.
             assert float(moved[place]) == pytest.approx(expected, rel=1e-4, abs=3e-7), (name, step)
             assert step or abs(expected) > 1e-5
 
@@ -374,12 +382,25 @@ def test_stacked_seeds_are_trained_as_alone() -> None:
             )
 
 
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_a_stored_training_goes_on_bit_for_bit(optimiser: str) -> None:
+    """Sequences, momentum and schedule go on where they were."""
+    one = recipe(optimiser=optimiser, momentum=0.5 if optimiser == "sgd" else 0.0)
+    for step in (2, 5, 9):
+        found = sims.trained(one, 3, step)
+        expected = trained(one, step, 3)
+        assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
+
+
 def test_a_training_that_diverges_stops_and_says_where() -> None:
     started = begun(recipe(learning_rate=1e12, schedule="constant", warmup_steps=0))
     with pytest.raises(DivergedError, match=r"^the loss is not finite at step \d+\.$") as caught:
         started.training.advance(10)
     step = int(re.findall(r"\d+", str(caught.value))[0])
-    assert 2 <= step <= 5  # the first loss is of fresh weights; powers of 1e12 leave float32 within a few steps
+    assert (
+        2 <= step <= 5
+    )  # the first loss is of fresh weights; powers of 1e12 leave float32 within a few steps
     assert started.training.step == step - 1
 
 

@@ -1,5 +1,6 @@
 """Surgery by role: against numpy's own SVD, against loops with explicit products, and that no operation touches its model."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -12,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sims.interventions.low_rank import Spectrum, kept_rank
-from sims.interventions.surgery import randomised, spectrum, truncated, without_components, zeroed
+from sims.interventions.surgery import (
+    randomised,
+    spectrum,
+    truncated,
+    truncations,
+    without_components,
+    without_feed_forward,
+    zeroed,
+)
 from sims.models import one_layer_recall
 from sims.models.transformer import Architecture, Transformer
 from sims.roles import ROLES, Place, matrix
@@ -121,6 +130,72 @@ def test_one_spectrum_is_one_decomposition(monkeypatch: pytest.MonkeyPatch) -> N
         truncated(model, "value_output", 1, fraction, known)
         without_components(model, "value_output", 1, [1, 2], known)
     assert len(calls) == 1
+
+
+@given(architectures(max_layers=2), st.data())
+def test_a_whole_axis_of_truncations_is_each_of_them(architecture: Architecture, data: st.DataObject) -> None:
+    """With the spectrum at hand or not; at fraction 1 the model itself, and the model is left as it was."""
+    model = drawn(architecture, (0, 1))
+    before = fingerprint(model)
+    place = data.draw(st.sampled_from(places_of(model)))
+    fractions = [*sorted(data.draw(st.lists(st.floats(0, 1), max_size=5))), 1.0]
+    known = spectrum(model, *place)
+    for given_spectrum in (known, None):
+        found = list(truncations(model, *place, fractions, given_spectrum))
+        assert len(found) == len(fractions)
+        for fraction, changed in zip(fractions, found, strict=True):
+            expected = truncated(model, *place, fraction, known)
+            assert (changed is model) == (expected is model)
+            if changed is not model:
+                check_only(model, changed, place)
+            np.testing.assert_allclose(
+                matrix(changed, *place), matrix(expected, *place), rtol=0, atol=ROUNDING
+            )
+        assert found[-1] is model
+    assert fingerprint(model) == before
+
+
+def test_an_axis_of_truncations_is_one_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    svd = torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **kwargs: calls.append(1) or svd(*args, **kwargs))
+    model = drawn(ARCHITECTURE)
+    assert len(list(truncations(model, "value_output", 1, FRACTIONS))) == len(FRACTIONS)
+    assert len(calls) == 1
+
+
+def test_bad_axes_of_truncations_are_told() -> None:
+    model = drawn(ARCHITECTURE)
+    for fractions, answer in (
+        ((0.9, 0.2), r"^counts are \[5, 1\]; they must rise\.$"),
+        ((0.1, 1.1), r"^rank_fraction is 1\.1; it must be in \[0, 1\]\.$"),
+    ):
+        with pytest.raises(ValueError, match=answer):
+            list(truncations(model, "key", 0, fractions))
+
+
+@given(architectures(), st.data())
+def test_a_model_without_a_feed_forward_of_its_own(architecture: Architecture, data: st.DataObject) -> None:
+    """Against a model whose block never had one; of a block that has none, the model itself."""
+    model = drawn(architecture, (0, 1))
+    before = fingerprint(model)
+    layer = data.draw(st.integers(0, architecture.n_layers - 1))
+    changed = without_feed_forward(model, layer)
+    kinds = list(architecture.feed_forward)
+    assert (changed is model) == (kinds[layer] == "none")
+    if changed is not model:
+        check_only(model, changed, Place("feed_forward_out", layer))
+    kinds[layer] = "none"
+    bare = dataclasses.replace(architecture, feed_forward=tuple(kinds))
+    never = Transformer(bare, {name: model.weights[name] for name in bare.roles.names.values()})
+    tokens = tokens_of(architecture, 2, 3, architecture.context_length)
+    assert torch.equal(changed.logits(tokens), never.logits(tokens))  # exact zeros are added, or nothing
+    assert fingerprint(model) == before
+
+
+def test_a_feed_forward_of_no_layer_is_told() -> None:
+    with pytest.raises(ValueError, match=r"^layer is 2; it must be an integer from 0 to 1\.$"):
+        without_feed_forward(drawn(ARCHITECTURE), 2)
 
 
 @given(architectures(max_layers=2), st.data())

@@ -473,3 +473,8 @@ def test_a_gpu_goes_on_from_its_own_states(store: Path) -> None:
     assert same(found, whole)
     assert steps_of(lambda: trained(recipe, 1, 20)) == 0, "read on the CPU too"
     assert trained(recipe, 1, 20).weights["slope"].device.type == "cpu"
+
+
+def test_fields_of_another_type_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^field learning_rate is '0.1'; it must be a number\.$"):
+        trained(dataclasses.replace(ToyRecipe(), learning_rate="0.1"), 0, 1)  # type: ignore[arg-type]

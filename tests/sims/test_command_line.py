@@ -1,6 +1,7 @@
 """The command line: what a newcomer types, right and wrong."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys

@@ -220,7 +220,7 @@ def where_the_noise_is(outcome: Outcome) -> Figure:
     levels = noise_levels(outcome)
     for shift, (colour, place) in enumerate(zip(plotting.PALETTE[2:], LAST, strict=False)):
         chosen = found.sel(place=place)
-        across = xr.broadcast(levels, chosen)[0] + 0.012 * (shift - 1)
+        across = levels.broadcast_like(chosen).transpose(*chosen.dims) + 0.012 * (shift - 1)
         label = place.rpartition(" ")[0].replace("_", " ")
         axes[0, 0].plot(
             across.values.ravel(), chosen.values.ravel(), "o", color=colour, markersize=4, label=label
@@ -230,7 +230,7 @@ def where_the_noise_is(outcome: Outcome) -> Figure:
     )
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].set_xticks(np.unique(levels.values))
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=8, loc="center")
     kinds = [str(one) for one in np.atleast_1d(values["feed_forward_0"].values)]
     rows = [("no feed-forward:\nwhole", "none", "none")] if "none" in kinds else []
     if "relu" in kinds:
@@ -241,7 +241,11 @@ def where_the_noise_is(outcome: Outcome) -> Figure:
     for column, (_, kind, cut) in enumerate(rows):
         for shift, (name, colour) in enumerate(zip(("target", "noise"), plotting.PALETTE, strict=False)):
             points = of_kind(outcome, kind)[f"surgery_{name}"].sel(surgery=cut)
-            across = column + 0.25 * (shift - 0.5) + 0.6 * (xr.broadcast(levels, points)[0] - 0.5) / len(rows)
+            across = (
+                column
+                + 0.25 * (shift - 0.5)
+                + 0.6 * (levels.broadcast_like(points).transpose(*points.dims) - 0.5) / len(rows)
+            )
             axes[0, 1].plot(
                 across.values.ravel(),
                 points.values.ravel(),

@@ -27,7 +27,9 @@ from theory.problems import NoisyRecall, checks
 from theory.symbols import symbol
 
 FeedForward = Literal["none", "linear", "relu"]
+"""Kinds of feed-forwards: none, one matrix, or two with a rectifier between."""
 Embeddings = Literal["drawn", "orthogonal"]
+"""Embeddings of tokens and positions: drawn at the width, or orthogonal, as at infinite width."""
 Place = tuple[int, str]
 """Block (from 0) and role: key, value, attention_output, feed_forward_in, feed_forward_out (the one matrix of a linear one)."""
 VARIANCE = 1 / 3

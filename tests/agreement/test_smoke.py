@@ -200,6 +200,8 @@ WRONG |= dict.fromkeys(
 )
 # Sixteen seeds of the first gradient leave 1 % of its rates, and the theory of wide models is allowed 5 %.
 WRONG["two_layer_first_gradient"] = lambda config: {"noise_level": config.noise_level + 0.125}
+# A theory that forgets the mask. Laws that are a little off are told apart in tests/sims/test_parallel_reach.py.
+WRONG["parallel_reach"] = lambda config: {"causal": not config.causal}
 WRONG["memory_minibatch"] = lambda config: {"batch_size": config.batch_size // 4}
 
 

@@ -1,6 +1,6 @@
 """The proofs: arguments in words, and every equation of theirs in SymPy.
 
-Write K_p(l) for what slot p knows after layer l, w_l for the largest number of pairs that a pair's slot may know then, and
+Write K_p(l) for what slot p knows after layer l, w_l for the largest number of pairs that a slot may know then, and
 r_l for the reach: the last slot knows c_0 … c_{r_l} but not the next token. Assumptions A1 to A4 stand in
 `theory.parallel_reasoning`.
 

@@ -168,7 +168,7 @@ CLAIMS = (
     Claim(
         "C0.42",
         "ours",
-        "That component lies below the top: copying needs one large component a token, the noise one in all.",
+        "The component that adds most to the noise there is not the largest one.",
         "Mean place above 0.5 at every noise level.",
         _below_the_top,
     ),

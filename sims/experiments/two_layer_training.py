@@ -279,7 +279,7 @@ def _every_cell(outcome: Outcome) -> Finding:
     lead = lowest_cell(share_of_two(target, noise).sel(cut="no last feed-forward"))
     holds = interval[1] <= 1 / 3 and lead[1][0] >= 0.8
     return Finding(
-        value, interval, 0.0, "holds" if holds else "fails",
+        value, interval, None, "holds" if holds else "fails",
         "share of the noise that is left without the last feed-forward, largest over cells; "
         f"the target then has at least {lead[0]:.2f} of what both have",
     )  # fmt: skip
@@ -384,7 +384,6 @@ def _figure(
                 one.axhline(value, color=colour, linewidth=1, linestyle=":", zorder=1)
         for name, chosen, colour, label in curves:
             values = cell[name].sel(chosen)
-            one.plot(values["step"], values.mean("seed"), color=colour, linewidth=0.8, alpha=0.6)
             plotting.draw_simulation(one, values, values["step"], color=colour, label=label, markersize=2.5)
         bottom = place % rows == rows - 1
         plotting.label_axes(

@@ -207,7 +207,7 @@ def _drop(outcome: Outcome) -> Finding:
     better = highest_cell(loss.sel(dropped) - loss.sel(surgery="none"))
     holds = interval[1] <= 0.15 and lead[1][0] >= 0.8 and gain[1][0] > 0 and better[1][1] < 0
     return Finding(
-        value, interval, 0.0, "holds" if holds else "fails",
+        value, interval, None, "holds" if holds else "fails",
         f"probability of the noise token without the last feed-forward, largest cell; the target has at least {lead[0]:.2f} "
         f"of what both have and gains at least {gain[0]:.2f}, the clean loss changes by {better[0]:+.2f} nats at most",
     )  # fmt: skip
@@ -261,7 +261,7 @@ def _out_matrix(outcome: Outcome) -> Finding:
     kept = values["kept_noise"].sel(place=LAST_OUT, rank_fraction=[0.02, 0.05, 0.1, 0.15, 0.2]) / whole
     value, interval = lowest_cell(kept)
     return Finding(
-        value, interval, 0.0, "holds" if interval[1] <= 0.5 else "fails",
+        value, interval, None, "holds" if interval[1] <= 0.5 else "fails",
         "noise over the whole model's when the last feed-forward's last matrix keeps 2 to 20 % of its rank; best rank and cell",
     )  # fmt: skip
 

@@ -80,7 +80,7 @@ def _removal(outcome: Outcome) -> Finding:
     )
     holds = interval[1] <= 1 / 3 and gain[1][0] > 0
     return Finding(
-        value, interval, 0.0, "holds" if holds else "fails",
+        value, interval, None, "holds" if holds else "fails",
         f"noise over the whole model's without one component of {best}, best of three places; the target gains {gain[0]:+.2f}",
     )  # fmt: skip
 

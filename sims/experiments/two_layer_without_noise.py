@@ -51,7 +51,7 @@ def _nothing_to_gain(outcome: Outcome) -> Finding:
     value, interval = highest_cell(target.sel(surgery="no last feed-forward") - target.sel(surgery="none"))
     whole = float(target.sel(surgery="none").mean("seed").min())
     return Finding(
-        value, interval, 0.0, "holds" if interval[1] <= 0.05 else "fails",
+        value, interval, None, "holds" if interval[1] <= 0.05 else "fails",
         "change of the target's probability without the last feed-forward, largest over cells; "
         f"the whole models give it at least {whole:.2f}",
     )  # fmt: skip

@@ -81,6 +81,12 @@ def value(config_type: type, name: str, given: Any) -> Any:
     return _single(name, given, kind)
 
 
+def check(config: Any) -> None:
+    """ValueError as `value` raises it, for the first field of a config whose value is not of its type."""
+    for name in kinds(type(config)):
+        value(type(config), name, getattr(config, name))
+
+
 def _word(kind: Any) -> str:
     return f"one of {', '.join(get_args(kind))}" if get_origin(kind) is Literal else WORDS[kind]
 

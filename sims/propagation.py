@@ -24,7 +24,6 @@ import torch
 from theory.problems.checks import integer
 
 Reading = Literal["all", "greedy", "planned"]
-"""Which sources a position reads in a layer."""
 """Which positions a position reads, of those that know a token which it knows (see the module)."""
 READINGS: tuple[str, ...] = get_args(Reading)
 """All readings by name."""

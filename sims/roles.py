@@ -149,14 +149,15 @@ def with_matrix(model: AnyModel, role: str, layer: int | None, new: torch.Tensor
     A product that the model factors becomes its left factor, and the right factor the identity; where the right factor is not
     square, both are made from the product's singular components, which must not be more than fit: ValueError otherwise.
     """
-    old = matrix(model, role, layer)
-    if new.shape != old.shape:
+    names = PRODUCTS[role] if _is_factored(model, role, layer) else (role,)
+    left, right = (model.roles.name(names[place], layer) for place in (0, -1))
+    shape = (*model.weights[left].shape[:-1], model.weights[right].shape[-1])
+    if new.shape != shape:
         raise ValueError(
-            f"matrix for {Place(role, layer)} has shape {tuple(new.shape)}; it must be {tuple(old.shape)}."
+            f"matrix for {Place(role, layer)} has shape {tuple(new.shape)}; it must be {tuple(shape)}."
         )
-    if not _is_factored(model, role, layer):
-        return model.with_weights({model.roles.name(role, layer): new})
-    left, right = (model.roles.name(one, layer) for one in PRODUCTS[role])
+    if left == right:
+        return model.with_weights({left: new})
     inner, size = model.weights[right].shape[-2:]
     if inner == size:
         identity = torch.eye(size, dtype=new.dtype, device=new.device).expand_as(model.weights[right])

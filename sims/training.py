@@ -110,6 +110,19 @@ def log_spaced_steps(flow_step: float, first_time: float, final_time: float, n_p
     return np.maximum(np.round(spaced / flow_step), 1).astype(int)
 
 
+def clip_gradients(parameters: Sequence[torch.Tensor], bound: float) -> None:
+    """Scale the gradients of each stacked seed down, in place, so that their norm over all parameters is at most `bound`.
+
+    - `parameters`: seeds along a first axis, so that a seed's step does not depend on its neighbours; those without a gradient
+      are passed over.
+    """
+    gradients = [one.grad for one in parameters if one.grad is not None]
+    square = sum(one.reshape(len(one), -1).square().sum(1) for one in gradients)
+    factor = (bound / torch.as_tensor(square).sqrt()).clamp(max=1.0)
+    for one in gradients:
+        one.mul_(factor.reshape(-1, *[1] * (one.ndim - 1)))
+
+
 class Training:
     """A training in progress; `step` is the number of steps taken, 0 at first.
 
@@ -117,6 +130,7 @@ class Training:
       multiplies the learning rate that each parameter group has now.
     - `loss`: the number to go down. Losses of stacked seeds must be summed, not averaged, so that a seed's gradient does not
       depend on its neighbours.
+    - `gradient_clip`: see `clip_gradients`; by default gradients are taken as they are.
     - `generators`: all that the loss draws from, for stacked seeds one a seed in their order; a loss that remembers anything
       else cannot be continued.
     """
@@ -127,8 +141,12 @@ class Training:
         loss: Callable[[], torch.Tensor],
         *,
         schedule: Callable[[int], float] | None = None,
+        gradient_clip: float | None = None,
         generators: Sequence[torch.Generator] = (),
     ) -> None:
+        if gradient_clip is not None and not gradient_clip > 0:
+            raise ValueError(f"gradient_clip is {gradient_clip}; it must be above 0, or None.")
+        self.gradient_clip = gradient_clip
         self.optimiser, self.loss, self.schedule = optimiser, loss, schedule
         self.generators = tuple(generators)
         self.step = 0
@@ -153,6 +171,9 @@ class Training:
             if not math.isfinite(value.item()):
                 raise DivergedError(f"the loss is not finite at step {self.step + 1}.")
             torch.autograd.backward(value)
+            if self.gradient_clip is not None:
+                parameters = [one for group in self.optimiser.param_groups for one in group["params"]]
+                clip_gradients(parameters, self.gradient_clip)
             self.optimiser.step()
             self.step += 1
 

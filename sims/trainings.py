@@ -114,8 +114,7 @@ def train_and_keep(
 
 def _checked(recipe: Recipe, seeds: Iterable[int], steps: Collection[int], device: str) -> tuple[int, ...]:
     """The seeds as integers. Raises ValueError for what the caller must not ask."""
-    for field in fields.kinds(type(recipe)):
-        fields.value(type(recipe), field, getattr(recipe, field))
+    fields.check(recipe)
     name = getattr(recipe, "NAME", None)
     if not (isinstance(name, str) and re.fullmatch(r"[a-z0-9_]+", name)):
         raise ValueError(f"NAME of {type(recipe).__name__} is {name!r}; it must be of a–z, 0–9 and _.")

@@ -190,7 +190,7 @@ class Transformer:
             x = queries + added if self.architecture.residual[layer] else added
             x = x + self.feed_forward(layer, x)
             attentions.append(attention)
-        return Trace(_apply(self.weights["unembedding"], x), tuple(attentions))
+        return Trace(apply_stacked(self.weights["unembedding"], x), tuple(attentions))
 
     def attention(
         self, layer: int, queries: torch.Tensor, stream: torch.Tensor, where: torch.Tensor
@@ -201,7 +201,7 @@ class Transformer:
         """
         if self.architecture.query == "trained":
             queries = self._apply("query", layer, queries)
-        keys = _apply(self.weights[self.roles.name("key", layer)].mT, queries)
+        keys = apply_stacked(self.weights[self.roles.name("key", layer)].mT, queries)
         scores = keys @ stream.mT / math.sqrt(self.architecture.width)
         later = torch.arange(stream.shape[-2], device=where.device) > where[..., None]
         return torch.softmax(scores.masked_fill(later, -math.inf), dim=-1)
@@ -216,7 +216,7 @@ class Transformer:
         return self._apply("feed_forward_out", layer, x)
 
     def _apply(self, role: str, layer: int, x: torch.Tensor) -> torch.Tensor:
-        return _apply(self.weights[self.roles.name(role, layer)], x)
+        return apply_stacked(self.weights[self.roles.name(role, layer)], x)
 
 
 def embed(embedding: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -226,8 +226,8 @@ def embed(embedding: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return functional.embedding(tokens + first, embedding.reshape(seeds * size, width))
 
 
-def _apply(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """matrix (seeds, out, in) times x (seeds, …, in), as one batched product."""
+def apply_stacked(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Each seed's matrix (seeds, out, in) times its vectors x (seeds, …, in), as one batched product; shape (seeds, …, out)."""
     return (x.flatten(1, -2) @ matrix.mT).unflatten(1, x.shape[1:-1])
 
 

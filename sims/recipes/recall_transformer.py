@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import ClassVar, Literal
 
 import torch
 
+from sims import fields
 from sims.models.transformer import Architecture, Transformer, initialise
 from sims.streams import torch_generator
 from sims.tasks.noisy_recall import Sampler, scored_loss, scored_places
@@ -61,6 +63,7 @@ class RecallTransformerRecipe:
     final_step: int = 1200
 
     def __post_init__(self) -> None:
+        fields.check(self)
         if self.chain == "shakespeare" and self.n_tokens != 65:
             raise ValueError(
                 f"n_tokens is {self.n_tokens} with chain 'shakespeare'; it must be 65, its characters."
@@ -101,7 +104,7 @@ class RecallTransformerRecipe:
     @property
     def recipe(self) -> RecallTransformerRecipe:
         """These settings without what a subclass adds to them, as `sims.trained` takes them."""
-        names = [one.name for one in fields(RecallTransformerRecipe)]
+        names = [one.name for one in dataclass_fields(RecallTransformerRecipe)]
         return RecallTransformerRecipe(**{name: getattr(self, name) for name in names})
 
     def begin(self, seeds: Sequence[int], device: str) -> Started:

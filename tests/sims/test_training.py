@@ -14,6 +14,7 @@ from sims.training import (
     DivergedError,
     Training,
     check_schedule,
+    clip_gradients,
     log_spaced_steps,
     make_learning_rate_schedule,
     make_optimiser,
@@ -185,6 +186,45 @@ def test_a_loss_that_is_not_finite_once_is_seen(bad: float) -> None:
     with pytest.raises(DivergedError, match=r"^the loss is not finite at step 17\.$"):
         Training(make_optimiser([x], "sgd", 0.1), once).advance(30)
     assert calls[0] == 17
+
+
+def test_a_clipped_gradient_has_the_bound_as_its_norm_for_each_seed_alone() -> None:
+    first, second = torch.zeros(3, 2, 2), torch.zeros(3)  # a matrix and a number for each of three seeds
+    first.grad = torch.arange(12.0).reshape(3, 2, 2)
+    second.grad = torch.tensor([0.0, 3.0, -1.0])
+    before = first.grad.clone(), second.grad.clone()
+    clip_gradients([first, second, torch.zeros(3, 1)], 5.0)
+    for seed in range(3):
+        whole = torch.cat([before[0][seed].flatten(), before[1][seed : seed + 1]])
+        factor = min(1.0, 5.0 / float(whole.norm()))
+        assert factor < 1 or seed == 0
+        torch.testing.assert_close(first.grad[seed], factor * before[0][seed])
+        torch.testing.assert_close(second.grad[seed], factor * before[1][seed])
+
+
+def test_a_gradient_of_zero_stays_zero_under_a_bound() -> None:
+    weight = torch.ones(2, 3)
+    weight.grad = torch.zeros(2, 3)
+    clip_gradients([weight], 1.0)
+    assert torch.equal(weight.grad, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, float("nan")])
+def test_a_bound_on_gradients_is_above_zero(bound: float) -> None:
+    weight = torch.ones(1, 1, requires_grad=True)
+    with pytest.raises(ValueError, match=f"^gradient_clip is {bound}; it must be above 0, or None.$"):
+        Training(make_optimiser([weight], "sgd", 0.1), lambda: weight.sum(), gradient_clip=bound)
+
+
+def test_a_clipped_step_of_sgd_has_the_length_of_rate_times_bound() -> None:
+    weight = torch.full((2, 3), 4.0, requires_grad=True)
+    training = Training(
+        make_optimiser([weight], "sgd", 0.5), lambda: (weight[0] ** 2 / 2).sum() + weight[1].sum() / 100,
+        gradient_clip=2.0,
+    )  # fmt: skip
+    training.advance(1)
+    moved = (4.0 - weight.detach()).norm(dim=1)
+    torch.testing.assert_close(moved, torch.tensor([0.5 * 2.0, 0.5 * 3**0.5 / 100]))
 
 
 def test_steps_are_not_taken_back() -> None:

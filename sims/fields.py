@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,6 +14,7 @@ import numpy as np
 WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
+@cache
 def kinds(config_type: Any) -> dict[str, Any]:
     """Field name → its type: bool, int, float, str or Literal of texts; for tuples, (the type of an item,).
 

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from sims import plotting
 from sims.contract import Claim, Finding, Scale
+from sims.experiments._parallel_reach_figures import growth, law, merging
+from sims.experiments._readings import way_of_reading
 from sims.outcome import Outcome
 from sims.propagation import Reading, knowledge, steps_known
 from sims.statistics import lowest_cell, mean_interval, worst_cell
@@ -203,14 +202,8 @@ def example(rng: np.random.Generator) -> Config:
     )
 
 
-def _cell(outcome: Outcome, reading: str = "all", causal: bool = True) -> tuple[xr.Dataset, xr.Dataset]:
-    """Measured and predicted for one way of reading, with increasing depth."""
-    where = {"reading": reading, "causal": causal}
-    return outcome.measured.sel(where).sortby("n_layers"), outcome.predicted.sel(where).sortby("n_layers")
-
-
 def _growth(outcome: Outcome) -> Finding:
-    measured, predicted = _cell(outcome)
+    measured, predicted = way_of_reading(outcome)
     reach = measured["reach"]
     allowed = (reach >= predicted["lower"]) & (reach <= predicted["upper"])
     outside = float(measured["probability"].where(~allowed, 0.0).max())
@@ -228,7 +221,7 @@ def _growth(outcome: Outcome) -> Finding:
 
 
 def _laws(outcome: Outcome) -> Finding:
-    measured, predicted = (one.sel(n_layers=[3, 4]) for one in _cell(outcome))
+    measured, predicted = (one.sel(n_layers=[3, 4]) for one in way_of_reading(outcome))
     value, interval = worst_cell(measured["probability"] - predicted["probability"], abs)
     rule = float(measured["third_pair"].sel(n_layers=3).min())
     holds = abs(value) <= 0.03 and rule == 1
@@ -239,7 +232,7 @@ def _laws(outcome: Outcome) -> Finding:
 
 
 def _unmasked(outcome: Outcome) -> Finding:
-    measured, predicted = _cell(outcome, causal=False)
+    measured, predicted = way_of_reading(outcome, causal=False)
     at_bound = measured["probability"].where(measured["reach"] == predicted["upper"], 0.0).sum("reach")
     value, interval = lowest_cell(at_bound)
     return Finding(
@@ -251,10 +244,10 @@ def _unmasked(outcome: Outcome) -> Finding:
 def _one_source(outcome: Outcome) -> Finding:
     shares, beyond = [], 0.0
     for causal in (True, False):
-        measured, predicted = _cell(outcome, "planned", causal)
+        measured, predicted = way_of_reading(outcome, "planned", causal)
         at_bound = measured["reach"] == predicted["lower"]
         shares.append(measured["probability"].where(at_bound, 0.0).sum("reach").min("n_layers"))
-        measured, predicted = _cell(outcome, "greedy", causal)
+        measured, predicted = way_of_reading(outcome, "greedy", causal)
         farther = measured["reach"] > predicted["lower"]
         beyond = max(beyond, float(measured["probability"].where(farther, 0.0).max()))
     value, interval = mean_interval(np.minimum(*(one.values for one in shares)))
@@ -296,108 +289,6 @@ CLAIMS = (
         _one_source,
     ),
 )
-
-
-def law(outcome: Outcome) -> Figure:
-    """Law of the causal reach at each depth: theory as bars (only outlined where it is sampled), simulation as points."""
-    measured, predicted = _cell(outcome)
-    depths = [int(one) for one in np.atleast_1d(measured["n_layers"].values)]
-    figure, axes = plotting.panels(1, len(depths), width=2.9, height=2.9)
-    for one, depth in zip(axes[0], depths, strict=True):
-        here, line = measured.sel(n_layers=depth), predicted.sel(n_layers=depth)
-        counted = bool(np.isfinite(line["probability"]).all())
-        bars = line["probability" if counted else "sampled"]
-        look = {"color": "#9ec5e3"} if counted else {"facecolor": "none", "edgecolor": "#0072b2"}
-        bars = bars[bars > 0]
-        one.bar(bars["reach"], bars, width=0.8, label="theory", **look)
-        shown = here["probability"].mean("seed") > 0
-        plotting.draw_simulation(
-            one,
-            here["probability"].sel(reach=shown.values),
-            here["reach"].values[shown.values],
-            color="#d55e00",
-            label="simulation",
-        )
-        for bound in ("lower", "upper"):
-            one.axvline(float(line[bound]), color=plotting.COLOURS["limit"], linestyle=":", linewidth=1)
-        one.set_ylim(bottom=0)
-        one.set_xlim(float(line["lower"]) - 1.5, float(line["upper"]) + 1.5)
-        plotting.label_axes(one, title=f"$L={depth}$", x="reach (steps)")
-    axes[0, 0].set_ylabel("probability")
-    plotting.shared_legend(figure, axes[0, 0])
-    return figure
-
-
-def merging(outcome: Outcome) -> Figure:
-    """What each slot knows, layer by layer, for an order that attains the lower bound and one that attains the upper one."""
-    depth = min(4, int(np.max(outcome.measured["n_layers"].values)))
-    size = theory.bounds(depth).upper
-    orders = {"the path's own order": theory.shortest_order(size), "thirds": theory.longest_order(depth)}
-    figure, axes = plotting.panels(depth, 2, width=4.0, height=2.0, sharex=True, sharey=True)
-    for column, (title, places) in enumerate(orders.items()):
-        order = np.argsort(places)
-        tokens = torch.tensor([*np.stack([order, order + 1], 1).ravel(), 0])[None]
-        for layer, knows in enumerate(knowledge(tokens, depth, size + 1)):
-            one = axes[layer, column]
-            _slots(one, np.vstack([knows[0, 1:-1:2].numpy(), knows[0, -1:].numpy()]))
-            plotting.label_axes(one, title=title if layer == 0 else "")
-            if column == 0:
-                one.set_ylabel(f"layer {layer}\nplace")
-            if layer == depth - 1:
-                one.set_xlabel("token of the path (steps after the start)")
-    return figure
-
-
-def _slots(axes: Axes, known: np.ndarray) -> None:
-    """A bar from the first to the last token that each slot knows; the last slot's is the lowest."""
-    for place, row in enumerate(known):
-        tokens = np.flatnonzero(row)
-        last = place == len(known) - 1
-        axes.barh(
-            place,
-            max(tokens[-1] - tokens[0], 0.15),
-            left=tokens[0],
-            height=0.75,
-            color="#d55e00" if last else "#7fb2d9",
-            edgecolor="#8a3c00" if last else "#3b6d94",
-            linewidth=0.6,
-        )
-    axes.set_ylim(len(known) - 0.4, -0.6)
-    axes.set_yticks([0, len(known) - 1], ["first", "start"])
-    axes.set_xlim(-0.3, known.shape[1] - 0.7)
-
-
-def growth(outcome: Outcome) -> Figure:
-    """Mean reach over depth between the two bounds, on a logarithmic axis, for all ways of reading."""
-    figure, axes = plotting.panels(1, 1, width=5.6, height=3.6)
-    one = axes[0, 0]
-    depths = np.arange(2, max(5, int(np.max(outcome.measured["n_layers"].values))) + 1)
-    bounds = [theory.bounds(int(depth)) for depth in depths]
-    exact = [theory.mean_reach(int(depth), 1000, np.random.default_rng(0)).value for depth in depths]
-    grey = plotting.COLOURS["limit"]
-    plotting.draw_theory(one, depths, [bound.upper for bound in bounds], color=grey, linestyle="--")
-    plotting.draw_theory(one, depths, [bound.lower for bound in bounds], color=grey, linestyle=":")
-    plotting.draw_theory(one, depths, exact, color=plotting.PALETTE[0])
-    looks = {
-        ("all", False): ("no mask", 2),
-        ("all", True): ("causal, random order", 0),
-        ("planned", True): ("causal, one source, planned", 1),
-        ("greedy", True): ("causal, one source, greedy", 3),
-    }
-    for (reading, causal), (label, colour) in looks.items():
-        measured, _ = _cell(outcome, reading, causal)
-        plotting.draw_simulation(
-            one,
-            measured["mean_reach"],
-            measured["n_layers"],
-            color=plotting.PALETTE[colour],
-            label=label,
-            markersize=5,
-        )
-    plotting.label_axes(one, x="number of layers $L$", y="mean reach (steps)", log="y")
-    one.set_xticks(depths)
-    one.legend(fontsize=9)
-    return figure
 
 
 FIGURES = {"law": law, "merging": merging, "growth": growth}

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 import torch
 import xarray as xr
-from matplotlib.figure import Figure
 
-from sims import plotting
 from sims.contract import Claim, Finding, Scale
+from sims.experiments._readings import interpolated_crossing, last_reading, noise_levels
+from sims.experiments._recall_training_figures import answers_over_time, order_of_events
 from sims.models.one_layer_recall import OneLayerRecall, build
 from sims.outcome import Outcome
 from sims.probes import noisy_recall as probes
@@ -241,29 +241,6 @@ def example(rng: np.random.Generator) -> Config:
     )
 
 
-def last_reading(outcome: Outcome, name: str, cut: str | None = None) -> xr.DataArray:
-    """A variable at the last step, of one cut if it has cuts."""
-    values = outcome.measured[name].isel(step=-1)
-    return values if cut is None else values.sel(cut=cut)
-
-
-def _crossing(values: xr.DataArray, level: float) -> xr.DataArray:
-    """First step at which a variable over `step` reaches the level, linear in ln step between readings; NaN if it never does."""
-
-    def one(row: np.ndarray, steps: np.ndarray) -> float:
-        above = np.nonzero(row >= level)[0]
-        if not len(above):
-            return np.nan
-        place = int(above[0])
-        if place == 0:
-            return float(steps[0])
-        share = (level - row[place - 1]) / (row[place] - row[place - 1])
-        low, high = np.log(steps[place - 1]), np.log(steps[place])
-        return float(np.exp(low + share * (high - low)))
-
-    return xr.apply_ufunc(one, values, values["step"], input_core_dims=[["step"], ["step"]], vectorize=True)
-
-
 def _trajectories(outcome: Outcome) -> Finding:
     gaps = abs(outcome.measured["target"].mean("seed") - outcome.predicted["target"])
     value, interval = mean_interval(
@@ -282,15 +259,15 @@ def _trajectories(outcome: Outcome) -> Finding:
 
 
 def _order(outcome: Outcome) -> Finding:
-    first = _crossing(outcome.measured["noise"] / outcome.measured["noise_level"], 0.5)
-    second = _crossing(outcome.measured["attention_target"], 0.5)
+    first = interpolated_crossing(outcome.measured["noise"] / outcome.measured["noise_level"], 0.5)
+    second = interpolated_crossing(outcome.measured["attention_target"], 0.5)
     value, interval = lowest_cell(second / first)
     if np.isnan(value):
         return Finding(
             value, interval, None, "not_measured", "attention has not found the target in all runs"
         )
-    line_first = _crossing(outcome.predicted["noise"] / outcome.measured["noise_level"], 0.5)
-    line = float((_crossing(outcome.predicted["attention_target"], 0.5) / line_first).min())
+    line_first = interpolated_crossing(outcome.predicted["noise"] / outcome.measured["noise_level"], 0.5)
+    line = float((interpolated_crossing(outcome.predicted["attention_target"], 0.5) / line_first).min())
     return Finding(
         value, interval, line, "holds" if interval[0] >= 5 else "fails",
         "step at which attention has half its weight on the target, over that of half the noise level; smallest over cells",
@@ -321,15 +298,8 @@ def _drop(outcome: Outcome) -> Finding:
 
 
 def _risk(outcome: Outcome) -> Finding:
-    best = xr.DataArray(
-        [theory.entropy(float(level)) for level in np.atleast_1d(outcome.measured["noise_level"].values)],
-        {"noise_level": np.atleast_1d(outcome.measured["noise_level"].values)},
-        ["noise_level"],
-    )
-    excess = last_reading(outcome, "loss_shown") - best.squeeze(
-        drop="noise_level" not in outcome.measured.dims
-    )
-    value, interval = highest_cell(excess)
+    best = xr.apply_ufunc(theory.entropy, noise_levels(outcome), vectorize=True)
+    value, interval = highest_cell(last_reading(outcome, "loss_shown") - best)
     return Finding(
         value, interval, None, "holds" if interval[1] <= 0.05 else "fails",
         "loss on contexts that show the target, above the entropy of the label, in nats; largest over cells",
@@ -373,67 +343,6 @@ CLAIMS = (
         _risk,
     ),
 )
-
-
-def _levels(outcome: Outcome) -> list[float]:
-    return [float(one) for one in outcome.measured["noise_level"].values]
-
-
-def answers_over_time(outcome: Outcome) -> Figure:
-    """Probabilities of target and noise over training, whole and without feed-forward, one panel a noise level."""
-    levels = _levels(outcome)
-    figure, axes = plotting.panels(1, len(levels), width=3.4, height=3.0, sharey=True)
-    styles = (
-        ("full", "cut_target", plotting.PALETTE[0], "target"),
-        ("full", "cut_noise", plotting.PALETTE[1], "noise"),
-        ("no feed-forward", "cut_target", plotting.PALETTE[5], "target, no feed-forward"),
-        ("no feed-forward", "cut_noise", plotting.PALETTE[4], "noise, no feed-forward"),
-    )
-    for one, level in zip(axes[0], levels, strict=True):
-        for cut, name, colour, label in styles:
-            line = outcome.predicted[name].sel(noise_level=level, cut=cut)
-            points = outcome.measured[name].sel(noise_level=level, cut=cut)
-            plotting.draw_theory(one, line["step"], line, color=colour)
-            plotting.draw_simulation(one, points, points["step"], color=colour, label=label)
-        plotting.label_axes(one, title=f"$\\alpha={level:g}$", x="step", log="x")
-    axes[0, 0].set_ylabel("probability")
-    plotting.shared_legend(figure, axes[0, 0])
-    return figure
-
-
-def order_of_events(outcome: Outcome) -> Figure:
-    """Margins of both matrices for the noise, and attention on target and noise, over training, one column a noise level."""
-    levels = _levels(outcome)
-    figure, axes = plotting.panels(2, len(levels), width=3.4, height=2.5, sharex=True, sharey="row")
-    rows = (
-        (
-            ("feed_forward_margin", plotting.PALETTE[1], "feed-forward: noise over generic"),
-            ("value_noise_margin", plotting.PALETTE[4], "value: noise over generic"),
-            ("signal_singular_value", plotting.PALETTE[0], "value: copying"),
-        ),
-        (
-            ("attention_target", plotting.PALETTE[2], "attention on (trigger, target)"),
-            ("attention_noise", plotting.PALETTE[3], "attention on (trigger, noise)"),
-        ),
-    )
-    for column, level in enumerate(levels):
-        for row, curves in enumerate(rows):
-            one = axes[row, column]
-            for name, colour, label in curves:
-                line = outcome.predicted[name].sel(noise_level=level)
-                points = outcome.measured[name].sel(noise_level=level)
-                plotting.draw_theory(one, line["step"], line, color=colour)
-                plotting.draw_simulation(one, points, points["step"], color=colour, label=label)
-            plotting.label_axes(
-                one, title="" if row else f"$\\alpha={level:g}$", x="step" if row else "", log="x"
-            )
-    axes[0, 0].set_ylabel("logit (nats)")
-    axes[1, 0].set_ylabel("attention")
-    handles = [pair for row in (0, 1) for pair in zip(*axes[row, 0].get_legend_handles_labels(), strict=True)]
-    figure.legend(
-        [one for one, _ in handles], [name for _, name in handles], loc="outside lower center", ncols=3
-    )
-    return figure
 
 
 FIGURES = {"answers_over_time": answers_over_time, "order_of_events": order_of_events}

@@ -11,6 +11,7 @@ import xarray as xr
 import sims
 from sims import contract
 from sims.experiments import recall_signal_size, recall_training
+from sims.experiments._readings import interpolated_crossing
 from sims.models.one_layer_recall import build
 from sims.tasks.noisy_recall import Sampler, last_token_loss
 from theory import noisy_recall as theory
@@ -70,7 +71,7 @@ def test_examples_are_valid_and_differ(name: str) -> None:
 def test_crossing_interpolates_between_readings() -> None:
     values = xr.DataArray([[0.0, 0.5, 1.0], [0.0, 0.1, 0.2], [0.9, 1.0, 1.0]], dims=["seed", "step"])
     values = values.assign_coords(step=[1, 10, 100])
-    found = recall_training._crossing(values, 0.75).values
+    found = interpolated_crossing(values, 0.75).values
     assert found[0] == pytest.approx(10**1.5)  # half way from 10 to 100, in ln step
     assert np.isnan(found[1])
     assert found[2] == 1.0

@@ -14,12 +14,16 @@ import numpy as np
 WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
-@cache
 def kinds(config_type: Any) -> dict[str, Any]:
     """Field name → its type: bool, int, float, str or Literal of texts; for tuples, (the type of an item,).
 
     Raises ValueError when the config is no frozen dataclass, a field lacks a default, or a type is not flat.
     """
+    return dict(_kinds(config_type))
+
+
+@cache
+def _kinds(config_type: Any) -> dict[str, Any]:
     parameters = getattr(config_type, "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
         raise ValueError(f"{config_type} must be a frozen dataclass.")

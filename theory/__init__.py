@@ -7,7 +7,15 @@ simulation is evidence and not shared code. Its topics are imported when they ar
 import importlib
 from types import ModuleType
 
-__all__ = ["associative_memory", "noisy_recall", "parallel_reasoning", "problems", "symbols"]
+__all__ = [
+    "associative_memory",
+    "matching",
+    "noisy_recall",
+    "parallel_reasoning",
+    "problems",
+    "small_initialisation",
+    "symbols",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -317,6 +317,276 @@ _ENTRIES = (
         "upper_bound_probability",
         "probability that a random order of pairs attains the largest reach",
     ),
+    Notation(
+        _symbol("m", integer=True, positive=True),
+        "m",
+        "n_slots",
+        "number of slots of a context, each with a key of its own",
+    ),
+    Notation(
+        _symbol("d_k", integer=True, positive=True),
+        "d_k",
+        "head_width",
+        "dimension of the queries and keys of one attention head",
+    ),
+    Notation(
+        _symbol(r"\gamma", real=True),
+        r"\gamma",
+        "init_exponent",
+        "every weight starts with standard deviation fan-in^(−γ)",
+    ),
+    Notation(
+        _symbol(r"\sigma", positive=True),
+        r"\sigma",
+        "init_std",
+        "standard deviation of a weight before training, fan-in^(−γ)",
+    ),
+    Notation(
+        _symbol(r"\chi", positive=True),
+        r"\chi",
+        "score_scale",
+        "factor that turns query · key into an attention score",
+    ),
+    Notation(
+        _symbol("c", positive=True),
+        "c",
+        "matching_rate",
+        "rate at which sums of query and key vectors start to grow in a matching layer",
+    ),
+    Notation(
+        _symbol("c_V", nonnegative=True),
+        "c_V",
+        "copying_rate",
+        "rate at which sums of value and output vectors start to grow in a matching layer",
+    ),
+    Notation(
+        _symbol("z", real=True),
+        "z",
+        "margin",
+        "score of the right key minus the mean score of the others",
+    ),
+    Notation(
+        _symbol(r"\Sigma", nonnegative=True),
+        r"\Sigma",
+        "Growth.signal",
+        "factor by which the mean kernel of a matching layer has grown, sinh(2ct) under the flow",
+    ),
+    Notation(
+        _symbol(r"\mathcal{E}", positive=True),
+        r"\mathcal{E}",
+        "Moments.square",
+        "mean squared Frobenius norm of the kernel that the softmax sees",
+    ),
+    Notation(
+        _symbol(r"\varrho", real=True),
+        r"\varrho",
+        "alignment",
+        "cosine between the centred kernel of a matching layer and the identity",
+    ),
+    Notation(
+        _symbol(r"\bar\varrho", positive=True),
+        r"\bar\varrho",
+        "wishart_ceiling",
+        "cosine between a Wishart matrix and the identity",
+    ),
+    Notation(
+        _symbol("t_z", nonnegative=True),
+        "t_z",
+        "escape_time",
+        "flow time at which the mean margin of a matching layer reaches z",
+    ),
+    Notation(
+        _symbol("z_0", positive=True),
+        "z_0",
+        "start",
+        "margin from which a balanced matching layer starts",
+    ),
+    Notation(
+        _symbol("d_v", integer=True, positive=True),
+        "d_v",
+        "value_width",
+        "inner dimension of the product of output and value matrix",
+    ),
+    Notation(
+        _symbol("V", integer=True, positive=True),
+        "V",
+        "vocabulary_size",
+        "number of rows of a token embedding",
+    ),
+    Notation(
+        _symbol("x_0", positive=True),
+        "x_0",
+        "first_stream",
+        "root mean square of the residual stream before the first layer",
+    ),
+    Notation(
+        _symbol("r_A", positive=True),
+        "r_A",
+        "residual_ratio",
+        "root mean square that attention adds to the stream, over that of the stream, before training",
+    ),
+    *(
+        Notation(
+            _symbol(rf"W_{{\mathsf{{vo}},{layer}}}"),
+            rf"W_{{\mathsf{{vo}},{layer}}}",
+            f"value_outputs[{layer}]",
+            f"product of the output and the value matrix of layer {layer}, d × d; its image is buffer {layer}",
+        )
+        for layer in range(3)
+    ),
+    *(
+        Notation(
+            _symbol(rf"W_{{\mathsf{{qk}},{layer}}}"),
+            rf"W_{{\mathsf{{qk}},{layer}}}",
+            f"key_queries[{layer}]",
+            f"product of the transposed query and the key matrix of layer {layer}, d × d",
+        )
+        for layer in (1, 2)
+    ),
+    *(
+        Notation(
+            _symbol(f"e_{token}"),
+            f"e_{token}",
+            f"embeddings[{token!r}]",
+            f"embedding of token {token} of the chain a → b → c, shape (d, 1)",
+        )
+        for token in "abc"
+    ),
+    *(
+        Notation(
+            _symbol(rf"x_{{{place}}}"),
+            rf"x_{{{place}}}",
+            f"content of {place}",
+            f"stream of the value slot of the pair {place[0]} → {place[1]} after layer 0, shape (d, 1)",
+        )
+        for place in ("ab", "bc")
+    ),
+    *(
+        Notation(
+            _symbol(rf"x_{{\ast,{layer}}}"),
+            rf"x_{{\ast,{layer}}}",
+            f"content of the last position ({layer})",
+            f"stream of the last position after layer {layer}, shape (d, 1)",
+        )
+        for layer in range(3)
+    ),
+    *(
+        Notation(
+            _symbol(rf"\mathrm{{Ker}}_{layer}"),
+            rf"\mathrm{{Ker}}_{layer}",
+            f"kernel (of layer {layer})",
+            f"kernel that matching needs in layer {layer}, d × d",
+        )
+        for layer in (1, 2)
+    ),
+    *(
+        Notation(
+            _symbol(f"S_{layer}"),
+            f"S_{layer}",
+            f"score (of layer {layer})",
+            f"score of the last position for the right slot in layer {layer}, before division by √d_k",
+        )
+        for layer in (1, 2)
+    ),
+    Notation(
+        _symbol("o_c"), "o_c", "logit (of c)", "logit of token c at the last position of the construction"
+    ),
+    *(
+        Notation(
+            _symbol(f"Z_{layer}"),
+            f"Z_{layer}",
+            f"noises[{layer}]",
+            f"fixed random matrix added to the value-output matrix of layer {layer}, d × d",
+        )
+        for layer in range(3)
+    ),
+    *(
+        Notation(
+            _symbol(rf"\Delta\mathrm{{Ker}}_{layer}"),
+            rf"\Delta\mathrm{{Ker}}_{layer}",
+            f"gained_word(…, {layer}, …)",
+            f"what noise of unit strengths adds to the kernel that matching needs in layer {layer}, d × d",
+        )
+        for layer in (1, 2)
+    ),
+    Notation(
+        _symbol(r"\Delta\mathrm{Ker}_{\mathsf{raw}}"),
+        r"\Delta\mathrm{Ker}_{\mathsf{raw}}",
+        "gained_word(…, 2, (), (1,))",
+        "what noise of unit strengths adds to the kernel of raw queries and keys in buffer 1 of layer 2, d × d",
+    ),
+    Notation(
+        _symbol(r"\mathrm{KS}", real=True),
+        r"\mathrm{KS}",
+        "kernel_score",
+        "width times trace over the sum of absolute entries of a kernel",
+    ),
+    Notation(
+        _symbol(r"\rho_K", real=True),
+        r"\rho_K",
+        "diagonal_ratio",
+        "mean diagonal over rms off-diagonal entry of a kernel",
+    ),
+    Notation(
+        _symbol(r"c_K", real=True),
+        r"c_K",
+        "alignment (of a kernel)",
+        "cosine between a kernel and the identity, −1 to 1",
+    ),
+    Notation(
+        _symbol(r"\langle P_{ii}^2\rangle", positive=True),
+        r"\langle P_{ii}^2\rangle",
+        "mean square of a diagonal entry",
+        "mean square of a diagonal entry of a random orthogonal projector of rank d_k",
+    ),
+    Notation(
+        _symbol(r"\langle P_{ij}^2\rangle", positive=True),
+        r"\langle P_{ij}^2\rangle",
+        "mean square of an off-diagonal entry",
+        "mean square of an off-diagonal entry of a random orthogonal projector of rank d_k",
+    ),
+    Notation(
+        _symbol(r"\langle |P_{ij}|\rangle", positive=True),
+        r"\langle |P_{ij}|\rangle",
+        "projector_absolute_entry",
+        "mean absolute value of an off-diagonal entry of a random orthogonal projector of rank d_k",
+    ),
+    Notation(
+        _symbol("F_K", positive=True),
+        "F_K",
+        "mean square norm of a kernel",
+        "mean squared Frobenius norm of the ideal kernel with Gaussian value-output matrices",
+    ),
+    Notation(
+        _symbol(r"\underline{\mathrm{MS}}", positive=True),
+        r"\underline{\mathrm{MS}}",
+        "bound of matching_score",
+        "lower bound of the mean matching score at a stated scale, for the identity with noise and Gaussian scores",
+    ),
+    Notation(
+        _symbol("n_X", integer=True, positive=True),
+        "n_X",
+        "n_tokens (matched)",
+        "number of embeddings that a matching score compares",
+    ),
+    Notation(
+        _symbol(r"\sigma_K", nonnegative=True),
+        r"\sigma_K",
+        "noise (of a kernel)",
+        "rms entry of noise on a kernel",
+    ),
+    Notation(
+        _symbol("N_l", positive=True),
+        "N_l",
+        "mean_units",
+        "largest number of unit vectors in a stream before layer l of the construction",
+    ),
+    Notation(
+        _symbol("v_l", positive=True),
+        "v_l",
+        "score variance",
+        "largest variance of a wrong slot's score in layer l of the construction, for unit strength",
+    ),
 )
 
 SYMBOLS: Mapping[str, Notation] = MappingProxyType({entry.latex: entry for entry in _ENTRIES})

@@ -129,14 +129,16 @@ def expected_trace(word: tuple[Letter, ...], kind: Kind) -> sympy.Expr:
     even or odd (Diaconis and Shahshahani 1994). Raises ValueError for other reduced words, or another kind.
     """
     width = symbol("d")
+    if kind not in ("gaussian", "orthogonal"):
+        raise ValueError(f"kind is {kind!r}; it must be orthogonal or gaussian.")
+    if not word:
+        return width
     if kind == "gaussian":
         total = sympy.Integer(0)
         for pairs in _pairings(tuple(range(len(word)))):
             if all(word[a][0] == word[b][0] for a, b in pairs):
                 total += width ** (_loops(word, pairs) - len(pairs))
         return total
-    if kind != "orthogonal":
-        raise ValueError(f"kind is {kind!r}; it must be orthogonal or gaussian.")
     left = reduce_word(word)
     while len(left) > 1 and left[0] == (left[-1][0], not left[-1][1]):
         left = left[1:-1]

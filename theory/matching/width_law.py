@@ -262,9 +262,11 @@ def _right_answers(problem: Construction, batch: int, generator: np.random.Gener
         streams = np.concatenate([streams, read], axis=2)
     last = streams[:, -1]
     latest = np.arange(2**layers) >= 2 ** (layers - 1)
-    units = np.einsum("bwl,w->b", last**2, 1.0 + gaussian * latest)
-    logits = deviation * np.sqrt(units)[:, None] * generator.normal(size=(batch, problem.vocabulary_size))
+    behind = 1.0 + gaussian * latest
+    units = np.repeat(np.einsum("bwl,w->b", last**2, behind)[:, None], problem.vocabulary_size, 1)
     signal = last[:, 2 ** (layers - 1), :tokens]
+    units[:, :tokens] -= behind[-1] * signal**2  # what is read of a token itself is no noise
+    logits = deviation * np.sqrt(np.maximum(units, 0.0)) * generator.normal(size=units.shape)
     if gaussian:
         signal = signal * (1 + deviation * math.sqrt(2) * generator.normal(size=signal.shape))
     logits[:, :tokens] += signal

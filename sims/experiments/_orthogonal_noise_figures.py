@@ -3,41 +3,59 @@
 from __future__ import annotations
 
 import numpy as np
+import xarray as xr
 from matplotlib.figure import Figure
 
 from sims import plotting
 from sims.outcome import Outcome
 
 
+def _starts(outcome: Outcome) -> list[tuple[float, xr.Dataset]]:
+    """Init exponent and measurements, of each size of the start."""
+    if "init_exponent" not in outcome.measured.dims:
+        return [(outcome.configs[0].init_exponent, outcome.measured)]
+    values = outcome.measured["init_exponent"].values
+    return [(float(one), outcome.measured.sel(init_exponent=one)) for one in values]
+
+
 def arms(outcome: Outcome) -> Figure:
-    """Accuracy on unseen pairs over training, a panel a group of arms; the arm without noise in each."""
-    unseen = outcome.measured["accuracy"].sel(pairs="unseen")
-    names = [str(name) for name in unseen["arm"].values]
+    """Accuracy on unseen pairs over training; a column a form of noise, a row a size of the start; without noise in each."""
+    names = [str(name) for name in outcome.measured["arm"].values]
     groups = [
         (title, [name for name in ("none", *members) if name in names])
         for title, members in (
-            ("orthogonal", ("remembered", "corrected")),
-            ("Gaussian", ("remembered, Gaussian", "corrected, Gaussian")),
-            ("control", ("identity",)),
+            ("remembered", ("remembered", "remembered, Gaussian")),
+            ("corrected", ("corrected", "corrected, Gaussian")),
+            ("identity", ("identity",)),
         )
     ]
     groups = [(title, members) for title, members in groups if len(members) > 1]
-    figure, axes = plotting.panels(1, len(groups), width=3.7, height=3.1, sharex=True, sharey=True)
-    for one, (title, members) in zip(axes[0], groups, strict=True):
-        for colour, name in zip((plotting.COLOURS["limit"], *plotting.PALETTE), members, strict=False):
-            values = unseen.sel(arm=name)
-            plotting.draw_simulation(one, values, values["step"], color=colour, label=name.split(",")[0])
-        plotting.label_axes(
-            one, title=title, x="training step", y="accuracy, unseen pairs" if one is axes[0, 0] else ""
-        )
-        one.set_ylim(-0.04, 1.04)
-        one.legend(loc="best", fontsize=9)
+    starts = _starts(outcome)
+    figure, axes = plotting.panels(len(starts), len(groups), width=3.6, height=2.7, sharex=True, sharey=True)
+    for row, (exponent, measured) in enumerate(starts):
+        for column, (title, members) in enumerate(groups):
+            one = axes[row, column]
+            for colour, name in zip((plotting.COLOURS["limit"], *plotting.PALETTE), members, strict=False):
+                values = measured["accuracy"].sel(pairs="unseen", arm=name)
+                label = {"none": "without noise"}.get(
+                    name, "Gaussian" if "Gaussian" in name else "orthogonal"
+                )
+                label = "identity" if name == "identity" else label
+                plotting.draw_simulation(one, values, values["step"], color=colour, label=label)
+            plotting.label_axes(
+                one, title=f"{title}, $\\gamma={exponent:g}$", x="training step" if row == len(starts) - 1 else "",
+                y="accuracy, unseen pairs" if column == 0 else "",
+            )  # fmt: skip
+            one.set_ylim(-0.04, 1.04)
+            if row == 0:
+                one.legend(loc="best", fontsize=9)
     return figure
 
 
 def factors(outcome: Outcome) -> Figure:
-    """The factors of the noise at the last step: of key-query matrices (layers ≥ 1) and of value-output matrices."""
-    last = outcome.measured["factor"].isel(step=-1)
+    """The factors of the noise at the last step, smallest start: of key-query matrices (layers ≥ 1), of value-output matrices."""
+    (_, measured), *_ = _starts(outcome)[::-1]
+    last = measured["factor"].isel(step=-1)
     names = [str(name) for name in last["arm"].values if str(name) != "none"]
     figure, axes = plotting.panels(1, 2, width=4.0, height=3.1, sharey=True)
     for one, product, title in zip(

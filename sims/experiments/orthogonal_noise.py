@@ -92,7 +92,7 @@ SCALES = {
         Config(final_step=750, n_probes=15),
         {
             "init_exponent": (0.5, 0.8),
-            "arm": ("none", "remembered", "corrected", "corrected, Gaussian", "identity"),
+            "arm": ("none", "remembered", "corrected", "identity"),
         },
         n_seeds=5,
     ),

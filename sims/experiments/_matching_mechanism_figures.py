@@ -45,7 +45,6 @@ def flow(outcome: Outcome) -> Figure:
     figure, axes = plotting.panels(1, 1, width=3.4 * config.n_layers, height=0.62 * (len(places) + 1))
     one, pitch = axes[0, 0], 2**config.n_layers + 1.5
     for layer, contents in enumerate(held):
-        one.text(layer * pitch, -0.85, f"after layer {layer}", fontweight="bold", va="center")
         for row, place in enumerate(places):
             _chips(one, contents[place], layer * pitch, row)
             source = reads[layer][place] if layer else None
@@ -56,11 +55,14 @@ def flow(outcome: Outcome) -> Figure:
                     ((layer - 1) * pitch + len(held[layer - 1][source]) + 0.05, places.index(source)),
                     arrowprops={"arrowstyle": "->", "color": "#777777", "linewidth": 0.9},
                 )
-    for row, name in enumerate(names):
-        one.text(-0.5, row, name, ha="right", va="center")
-    one.set_xlim(-3.6, config.n_layers * pitch - 1)
-    one.set_ylim(len(places) - 0.4, -1.4)
-    one.axis("off")
+    one.set_xlim(-0.6, config.n_layers * pitch - 1)
+    one.set_ylim(len(places) - 0.4, -0.6)
+    starts = [layer * pitch for layer in range(config.n_layers)]
+    one.set_xticks(starts, [f"after layer {layer}" for layer in range(config.n_layers)], ha="left")
+    one.set_yticks(range(len(names)), names)
+    one.tick_params(length=0, labeltop=True, labelbottom=False)
+    one.spines[:].set_visible(False)
+    one.grid(visible=False)
     return figure
 
 

@@ -73,31 +73,50 @@ def gaussian(outcome: Outcome) -> Figure:
 def fresh_weights(outcome: Outcome) -> Figure:
     """Alignment of the kernel that each layer needs in the whole decoder, against the exponent of the start; corrected noise.
 
-    Lines join points. The dashed lines are the noise alone.
+    Lines: `_whole_alignment`. Dotted: the noise alone.
     """
-    exponents, width = _axis(outcome, "init_exponent"), max(_axis(outcome, "width"))
-    kinds = _axis(outcome, "kind")
+    config, exponents = outcome.configs[0], _axis(outcome, "init_exponent")
+    width, kinds = max(_axis(outcome, "width")), _axis(outcome, "kind")
+    dense = np.linspace(min(exponents) - 0.02, max(exponents) + 0.02, 100)
     figure, axes = plotting.panels(1, len(kinds), width=4.2, height=3.4, sharey=True)
     for one, kind in zip(axes[0], kinds, strict=True):
-        wanted = {"form": "corrected", "kind": kind, "width": width}
-        mine = _with(outcome.measured, **wanted)
-        for colour, layer in zip(plotting.PALETTE, range(1, outcome.configs[0].n_layers), strict=False):
+        mine = _with(outcome.measured, form="corrected", kind=kind, width=width)["whole_alignment"]
+        if "init_exponent" not in mine.dims:
+            mine = mine.expand_dims("init_exponent")
+        for place, layer in enumerate(range(1, config.n_layers)):
             pair = f"layer {layer}: {'raw' if layer == 1 else layer - 1} - 0"
-            here = mine.sel(pair=pair)
-            if "init_exponent" not in here.dims:
-                here = here.expand_dims("init_exponent")
-            here = here.transpose(..., "init_exponent")
+            values = mine.sel(pair=pair).transpose(..., "init_exponent")
+            colour, shift = plotting.PALETTE[place % len(plotting.PALETTE)], 0.008 * max(place - 1, 0)
             plotting.draw_simulation(
-                one, here["whole_alignment"], exponents, color=colour, linestyle="-", label=f"layer {layer}"
+                one, values, np.asarray(exponents) + shift, color=colour, label=f"layer {layer}"
             )
-            one.plot(
-                exponents, here["alignment"].mean("seed").values, color=colour, linestyle="--", linewidth=1
-            )
+            if layer <= 2:
+                for fresh, style in ((1.0, "-"), (0.0, ":")):
+                    line = _whole_alignment(kind, layer, width, dense, config.start, fresh)
+                    one.plot(dense, line, color=colour, linestyle=style, linewidth=1.4)
         one.set_ylim(0, 1.05)
         plotting.label_axes(one, title=f"{kind}, $d={width}$", x=r"exponent of the start $\gamma$")
     axes[0, 0].set_ylabel("alignment")
     plotting.shared_legend(figure, axes[0, 0])
     return figure
+
+
+def _whole_alignment(
+    kind: str, layer: int, width: int, exponents: np.ndarray, start: float, fresh: float = 1.0
+) -> np.ndarray:
+    """Alignment, as a ratio of exact means, of the needed kernel with corrected noise and fresh weights (book: prop-fresh).
+
+    Fresh weights, products of two d × d matrices, have r = d^(2 − 4γ)/start² times the mean square norm of the noise. Terms
+    with different fresh factors are uncorrelated, and only the one without has a trace. `fresh` 0 leaves them out.
+    """
+    ratio = fresh * np.asarray(width, dtype=float) ** (2 - 4 * exponents) / start**2
+    if kind == "orthogonal":
+        square = (1 + ratio) ** (2 if layer == 1 else 3)
+    elif layer == 1:
+        square = 2 + 1 / width + 2 * ratio + ratio**2
+    else:
+        square = 4 + 4 / width + 1 / width**2 + (5 + 2 / width) * ratio + 3 * ratio**2 + ratio**3
+    return np.asarray(1 / np.sqrt(square))
 
 
 FIGURES = {"orthogonal": orthogonal, "gaussian": gaussian, "fresh_weights": fresh_weights}

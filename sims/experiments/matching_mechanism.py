@@ -209,7 +209,10 @@ def buffer_table(model: Decoder) -> np.ndarray:
 def predict(config: Config) -> xr.Dataset:
     """No theory here says what a whole decoder learns; theory.matching says what it needs, and its ceilings."""
     steps = config.probe_steps
-    return xr.Dataset({"edge": ("step", np.full(len(steps), np.nan))}, {"step": steps})
+    unknown = np.full((config.n_layers, len(steps)), np.nan)
+    return xr.Dataset(
+        {"edge": (("layer", "step"), unknown)}, {"layer": np.arange(config.n_layers), "step": steps}
+    )
 
 
 def where_solved(check: Callable[[xr.Dataset], Finding]) -> Callable[[Outcome], Finding]:

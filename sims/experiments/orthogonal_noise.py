@@ -170,7 +170,10 @@ def readings(model: Decoder, config: Config, asked: dict[str, probes.Sentences])
 def predict(config: Config) -> xr.Dataset:
     """No theory here says how long training takes; theory.matching says which kernels noise makes, see `noise_kernels`."""
     steps = config.probe_steps
-    return xr.Dataset({"edge": ("step", np.full(len(steps), np.nan))}, {"step": steps})
+    unknown = np.full((config.n_layers, len(steps)), np.nan)
+    return xr.Dataset(
+        {"edge": (("layer", "step"), unknown)}, {"layer": np.arange(config.n_layers), "step": steps}
+    )
 
 
 def _gain(outcome: Outcome, arm: str, other: str) -> xr.DataArray:

@@ -43,7 +43,9 @@ from theory.problems.checks import integer
 from theory.symbols import symbol
 
 Form = Literal["remembered", "corrected", "identity"]
+"""What is added to key-query matrices; see the module."""
 Kind = Literal["orthogonal", "gaussian"]
+"""Of the matrices Z: exactly orthogonal, or with entries N(0, 1/d)."""
 Letter = tuple[int, bool]
 """(layer, transposed): Z_layer or its transpose."""
 

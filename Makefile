@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "$(PYTHON) -m venv failed; on Debian and Ubuntu the package python3-venv is needed."; exit 2; }
 	@echo "Installing into $(VENV) (a few minutes the first time) …"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable ".[book,test,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(PIP_ARGS) --editable ".[book,test,dev,pretrained]"
 	@touch $@
 
 book: $(STAMP) ## execute every page that is stale, build the book, say how to open it

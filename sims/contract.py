@@ -195,7 +195,7 @@ def experiment_names() -> list[str]:
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment of that name, or in the file of that path (it ends in .py).
+    """The experiment of that name (with _ or -), or in the file of that path (it ends in .py).
 
     It is read once in a process: an edited file counts after a restart, so that a record never carries the
     digest of code that did not make it. Raises ValueError for an unknown name and a broken contract.
@@ -214,6 +214,8 @@ def experiment(name: str) -> Experiment:
             )
         return _load(str(path), path)
     known = experiment_names()
+    if name.replace("-", "_") in known:
+        name = name.replace("-", "_")
     if name not in known:
         listed = ", ".join(known) or "none so far"
         raise ValueError(f"experiment is {name!r}; it must be one of: {listed}; or the path of a .py file.")

@@ -78,3 +78,40 @@ def way_of_reading(
     """Measured and predicted for one way in which positions read each other, with increasing depth."""
     where = {"reading": reading, "causal": causal}
     return outcome.measured.sel(where).sortby("n_layers"), outcome.predicted.sel(where).sortby("n_layers")
+
+
+def is_late(measured: xr.Dataset) -> xr.Dataset:
+    """A table of cuts of a language model, for the matrices of the later half of layers alone."""
+    late = measured["is_late"]
+    late = late.isel(seed=0) if "seed" in late.dims else late
+    return measured.isel(place=np.flatnonzero(late.values == 1))
+
+
+def cut_chosen(measured: xr.Dataset, roles: tuple[str, ...], cut: str) -> xr.Dataset:
+    """The cut of matrices of these roles that raises the answer to indirect-object prompts most on the half to choose by, seed by
+    seed, and what it does on the half to report on.
+
+    `answer_change`, `generic_change`, each with its `…_error` over prompts, `perplexity`, `whole_perplexity`, and which `place`
+    and `fraction` it is, over `seed`.
+    """
+    places = [one for one in measured["place"].values if str(one).split()[0] in roles]
+    table = measured.sel(place=places, cut=cut, kind="indirect object")
+    change = table["value"] - table["whole"]
+    rows = []
+    for seed in range(table.sizes["seed"]):
+        choose = change.sel(half="choose", reading="answer_probability").isel(seed=seed)
+        best = choose.stack(cell=("place", "fraction")).idxmax("cell").item()
+        here = table.sel(place=best[0], fraction=best[1]).isel(seed=seed)
+        moved = change.sel(place=best[0], fraction=best[1], half="report").isel(seed=seed)
+        found = {name: float(here[name]) for name in ("perplexity", "whole_perplexity")}
+        for name in ("answer", "generic"):
+            found[f"{name}_change"] = float(moved.sel(reading=f"{name}_probability"))
+            found[f"{name}_error"] = float(here["error"].sel(change=f"{name}_probability"))
+        rows.append((best, found))
+    names = list(rows[0][1])
+    columns = {name: ("seed", [found[name] for _, found in rows]) for name in names}
+    columns |= {
+        "place": ("seed", [best[0] for best, _ in rows]),
+        "fraction": ("seed", [best[1] for best, _ in rows]),
+    }
+    return xr.Dataset(columns)

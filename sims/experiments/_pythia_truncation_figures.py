@@ -1,0 +1,132 @@
+"""Figures of `pythia_truncation`: the full table as heat maps, and what a cut does fraction by fraction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from sims import plotting
+from sims.outcome import Outcome
+
+ROLES = {
+    "query": "query", "key": "key", "value": "value", "attention_output": "attention output",
+    "feed_forward_in": "feed-forward in", "feed_forward_out": "feed-forward out",
+}  # fmt: skip
+
+
+def _latest(outcome: Outcome) -> xr.Dataset:
+    found = outcome.measured
+    return found.isel(revision=-1) if "revision" in found.dims else found
+
+
+def _table(measured: xr.Dataset, reading: str, cut: str) -> xr.DataArray:
+    """Change of a reading of indirect-object prompts, mean over seeds and prompts to report on; place × fraction."""
+    change = (measured["value"] - measured["whole"]).sel(
+        kind="indirect object", half="report", reading=reading, cut=cut
+    )
+    return change.mean("seed")
+
+
+def _heat_map(measured: xr.Dataset, titles: dict[str, str], cut: str) -> Figure:
+    places = [str(one) for one in measured["place"].values]
+    figure, axes = plotting.panels(1, len(titles), width=5.0, height=1.2 + 0.2 * len(places), sharey=True)
+    for one, (reading, title) in zip(axes[0], titles.items(), strict=True):
+        table = _table(measured, reading, cut).transpose("place", "fraction")
+        drawn = one.imshow(table, cmap="RdBu_r", vmin=-0.4, vmax=0.4, aspect="auto")
+        one.set_xticks(
+            range(table.sizes["fraction"]), [f"{float(value):g}" for value in table["fraction"]], fontsize=9
+        )
+        one.set_yticks(range(len(places)), places, fontsize=9)
+        one.grid(visible=False)
+        plotting.label_axes(
+            one, title=title, x="rank fraction", y="matrix, layer" if one is axes[0, 0] else ""
+        )
+    figure.colorbar(drawn, ax=list(axes[0]), shrink=0.8, label="change of the mean probability")
+    return figure
+
+
+def truncations(outcome: Outcome) -> Figure:
+    """Change of p(answer) and p( the) when the top fraction of one matrix is all that is kept; at the last checkpoint."""
+    return _heat_map(
+        _latest(outcome),
+        {"answer_probability": "p(answer), top kept", "generic_probability": "p( the), top kept"},
+        "keep the top",
+    )
+
+
+def removals(outcome: Outcome) -> Figure:
+    """The same when the top fraction is removed."""
+    return _heat_map(
+        _latest(outcome),
+        {"answer_probability": "p(answer), top removed", "generic_probability": "p( the), top removed"},
+        "remove the top",
+    )
+
+
+def checkpoints(outcome: Outcome) -> Figure:
+    """Change of p(answer) by truncation at every checkpoint."""
+    measured = outcome.measured
+    revisions = measured["revision"].values if "revision" in measured.dims else [None]
+    places = [str(one) for one in measured["place"].values]
+    figure, axes = plotting.panels(1, len(revisions), width=3.8, height=1.2 + 0.2 * len(places), sharey=True)
+    for one, revision in zip(axes[0], revisions, strict=True):
+        here = measured if revision is None else measured.sel(revision=revision)
+        table = _table(here, "answer_probability", "keep the top").transpose("place", "fraction")
+        drawn = one.imshow(table, cmap="RdBu_r", vmin=-0.4, vmax=0.4, aspect="auto")
+        one.set_xticks(
+            range(table.sizes["fraction"]), [f"{float(value):g}" for value in table["fraction"]], fontsize=8
+        )
+        one.set_yticks(range(len(places)), places, fontsize=9)
+        one.grid(visible=False)
+        name = str(outcome.configs[0].revision if revision is None else revision)
+        title = "last step" if name == "main" else name.replace("step", "step ")
+        plotting.label_axes(
+            one, title=title, x="rank fraction", y="matrix, layer" if one is axes[0, 0] else ""
+        )
+    figure.colorbar(drawn, ax=list(axes[0]), shrink=0.8, label="change of p(answer)")
+    return figure
+
+
+def by_fraction(outcome: Outcome) -> Figure:
+    """Probabilities against the rank fraction, for the last layer's matrices; lines: the whole model."""
+    measured = _latest(outcome)
+    last = max(int(str(one).split()[1]) for one in measured["place"].values)
+    places = [one for one in measured["place"].values if str(one).endswith(f" {last}")]
+    fractions = np.arange(measured.sizes["fraction"])
+    cuts = [str(one) for one in measured["cut"].values]
+    figure, axes = plotting.panels(len(cuts), len(places), width=2.6, height=2.6, sharex=True, sharey=True)
+    for row, cut in enumerate(cuts):
+        for column, place in enumerate(places):
+            one = axes[row, column]
+            for name, label, colour in (
+                ("answer_probability", "the answer", "correct"),
+                ("generic_probability", '" the"', "noise"),
+            ):
+                where: dict[str, Any] = {"kind": "indirect object", "half": "report", "reading": name}
+                values = measured["value"].sel({"place": place, "cut": cut, **where})
+                whole = float(measured["whole"].sel(where).mean())
+                one.axhline(whole, color=plotting.COLOURS[colour], linewidth=1, linestyle=":")
+                plotting.draw_simulation(one, values, fractions, color=plotting.COLOURS[colour], label=label)
+            one.set_xticks(
+                fractions[::2], [f"{float(value):g}" for value in measured["fraction"].values[::2]]
+            )
+            one.set_ylim(-0.04, 1.04)
+            plotting.label_axes(
+                one,
+                title=ROLES[str(place).split()[0]] if row == 0 else "",
+                x="rank fraction" if row == len(cuts) - 1 else "",
+                y=f"{cut}:\nprobability" if column == 0 else "",
+            )
+    plotting.shared_legend(figure, axes[0, 0])
+    return figure
+
+
+FIGURES = {
+    "truncations": truncations,
+    "removals": removals,
+    "checkpoints": checkpoints,
+    "by_fraction": by_fraction,
+}

@@ -114,7 +114,8 @@ def code_digest(
     Of the experiment's file, the top-level definitions that the entry points reach by name, and the
     imports these use; a change to `predict`, claims, figures or scales leaves it as it is. Of every other
     module in sims and theory the whole file, except that a package's `__init__` counts only for the names
-    asked of it, and another experiment only for its `simulate` and `Config`. Comments, docstrings and layout
+    asked of it, and another experiment only for its `simulate` and `Config` (what experiments share, in a file
+    whose name begins with _, counts whole). Comments, docstrings and layout
     never count, nor do the modules in `ignoring`.
     """
     parts: dict[str, str] = {}
@@ -139,7 +140,7 @@ def code_digest(
         if path is None:
             continue
         known = asked.get(module, set())
-        if module.startswith(EXPERIMENTS):
+        if module.startswith(EXPERIMENTS) and not module.removeprefix(EXPERIMENTS).startswith("_"):
             wanted = frozenset(ENTRY_POINTS)
         elif path.name != "__init__.py" or wanted is None or "*" in wanted:
             wanted = None

@@ -346,15 +346,18 @@ def test_samples_follow_their_seed() -> None:
 # --- guessing
 
 
-def candidates(task: ChainTask, start: int, steps: int, inward: int) -> list[int]:
-    """Indices of tokens that are not ruled out, one by one."""
+def candidates(task: ChainTask, start: int, steps: int, inward: int) -> list[tuple[str, int]]:
+    """Tokens that are not ruled out, one by one, by chain and index."""
+    chains = {"first": task.n_pairs, "second": task.n_distractors}
     left = []
-    for token in range(task.n_pairs + 1):
-        known = abs(token - start) <= steps
-        at_begin = token in (0, *range(1, inward + 1)) and token < task.n_steps
-        at_end = task.n_pairs - token in (0, *range(1, inward + 1)) and task.n_pairs - token < task.tail
-        if not (known or at_begin or at_end):
-            left.append(token)
+    for chain, size in chains.items():
+        for token in range(size + 1 if size else 0):
+            known = chain == "first" and abs(token - start) <= steps
+            from_ends = inward if chain == "first" else 0
+            at_begin = token in (0, *range(1, from_ends + 1)) and token < task.n_steps
+            at_end = size - token in (0, *range(1, from_ends + 1)) and size - token < task.tail
+            if not (known or at_begin or at_end):
+                left.append((chain, token))
     return left
 
 
@@ -364,14 +367,15 @@ def candidates(task: ChainTask, start: int, steps: int, inward: int) -> list[int
     more=st.integers(0, 6),
     steps=st.integers(0, 11),
     inward=st.integers(0, 15),
+    n_distractors=st.integers(0, 9),
 )
 def test_guessing_accuracy_counts_what_is_left(
-    n_steps: int, tail: int, more: int, steps: int, inward: int
+    n_steps: int, tail: int, more: int, steps: int, inward: int, n_distractors: int
 ) -> None:
     assume(steps < n_steps)
-    task = ChainTask(n_steps + tail + more, n_steps, tail)
+    task = ChainTask(n_steps + tail + more, n_steps, tail, n_distractors)
     left = [candidates(task, start, steps, inward) for start in task.starts]
-    assert all(start + n_steps in rest for start, rest in zip(task.starts, left, strict=True))
+    assert all(("first", start + n_steps) in rest for start, rest in zip(task.starts, left, strict=True))
     expected = sum(Fraction(1, len(rest)) for rest in left) / len(left)
     assert guessing_accuracy(task, steps, inward) == expected
 
@@ -505,6 +509,7 @@ def test_all_names_are_offered() -> None:
         (lambda: mean_reach(5), r"rng is None; 5 layers are sampled and need a random generator\."),
         (lambda: ChainTask(6, 5), r"n_pairs is 6; it must be at least 7 \(n_steps \+ tail\)\."),
         (lambda: ChainTask(6, 2, 0), r"tail is 0; it must be at least 1\."),
+        (lambda: ChainTask(6, 2, 1, -1), r"n_distractors is -1; it must be at least 0\."),
         (lambda: ChainTask(6, 0), r"n_steps is 0; it must be at least 1\."),
         (
             lambda: guessing_accuracy(ChainTask(8, 4), 4),

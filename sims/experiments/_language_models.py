@@ -38,7 +38,10 @@ OWN = {"story-smoke": story_model.SMOKE, "story": story_model.LAPTOP, "story-pap
 """Names of our own models, and their trainings; seed by seed."""
 KINDS = ("indirect object", "fact")
 HALVES = ("choose", "report")
-READINGS = ("answer_probability", "generic_probability", "subject_probability", "margin", "accuracy")
+READINGS = (
+    *("answer_probability", "generic_probability", "subject_probability", "margin", "accuracy"),
+    *("answer_rank", "generic_rank"),
+)
 """What is read off the prompts, see `sims.probes.prompt_answers`; of a subject, 0 for facts, which have none."""
 READ = (".safetensors", ".json", ".txt", ".model")
 """Endings of the files of a folder that are read."""

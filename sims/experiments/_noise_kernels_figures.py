@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from sims import plotting
 from sims.outcome import Outcome
+from theory.matching import fresh_alignment
 
 
 def _with(values: xr.Dataset, **wanted: object) -> xr.Dataset:
@@ -73,7 +74,7 @@ def gaussian(outcome: Outcome) -> Figure:
 def fresh_weights(outcome: Outcome) -> Figure:
     """Alignment of the kernel that each layer needs in the whole decoder, against the exponent of the start; corrected noise.
 
-    Lines: `_whole_alignment`. Dotted: the noise alone.
+    Lines: `theory.matching.fresh_alignment`. Dotted: the noise alone.
     """
     config, exponents = outcome.configs[0], _axis(outcome, "init_exponent")
     width, kinds = max(_axis(outcome, "width")), _axis(outcome, "kind")
@@ -91,32 +92,14 @@ def fresh_weights(outcome: Outcome) -> Figure:
                 one, values, np.asarray(exponents) + shift, color=colour, label=f"layer {layer}"
             )
             if layer <= 2:
-                for fresh, style in ((1.0, "-"), (0.0, ":")):
-                    line = _whole_alignment(kind, layer, width, dense, config.start, fresh)
+                for at, style in ((dense, "-"), (np.full_like(dense, np.inf), ":")):
+                    line = fresh_alignment(kind, layer, width, at, config.start)
                     one.plot(dense, line, color=colour, linestyle=style, linewidth=1.4)
         one.set_ylim(0, 1.05)
         plotting.label_axes(one, title=f"{kind}, $d={width}$", x=r"exponent of the start $\gamma$")
     axes[0, 0].set_ylabel("alignment")
     plotting.shared_legend(figure, axes[0, 0])
     return figure
-
-
-def _whole_alignment(
-    kind: str, layer: int, width: int, exponents: np.ndarray, start: float, fresh: float = 1.0
-) -> np.ndarray:
-    """Alignment, as a ratio of exact means, of the needed kernel with corrected noise and fresh weights (book: prop-fresh).
-
-    Fresh weights, products of two d × d matrices, have r = d^(2 − 4γ)/start² times the mean square norm of the noise. Terms
-    with different fresh factors are uncorrelated, and only the one without has a trace. `fresh` 0 leaves them out.
-    """
-    ratio = fresh * np.asarray(width, dtype=float) ** (2 - 4 * exponents) / start**2
-    if kind == "orthogonal":
-        square = (1 + ratio) ** (2 if layer == 1 else 3)
-    elif layer == 1:
-        square = 2 + 1 / width + 2 * ratio + ratio**2
-    else:
-        square = 4 + 4 / width + 1 / width**2 + (5 + 2 / width) * ratio + 3 * ratio**2 + ratio**3
-    return np.asarray(1 / np.sqrt(square))
 
 
 FIGURES = {"orthogonal": orthogonal, "gaussian": gaussian, "fresh_weights": fresh_weights}

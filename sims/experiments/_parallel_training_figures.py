@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from sims import plotting
 from sims.outcome import Outcome
-from theory.parallel_reasoning import guessing_accuracy
+from theory.parallel_reasoning import guessing_accuracy, reaches
+from theory.parallel_reasoning.forward_reading import forward_reaches
 
 
 def by_steps(outcome: Outcome) -> Figure:
@@ -39,17 +43,48 @@ def by_steps(outcome: Outcome) -> Figure:
 
 
 def by_order(outcome: Outcome) -> Figure:
-    """Accuracy at the last step by the order of the last two pairs, a point a run, one panel an arm."""
+    """Accuracy at the last step by the order of the last two pairs, a point a run, one panel an arm.
+
+    Bars: a reader that obeys the rules and guesses beyond its reach. Dashed, with three causal layers: one with half of them.
+    """
     arms = [str(one) for one in outcome.measured["arm"].values]
     figure, axes = plotting.panels(1, len(arms), width=3.2, height=3.0, sharey=True)
-    for one, arm in zip(axes[0], arms, strict=True):
+    for one, arm, config in zip(axes[0], arms, outcome.configs, strict=True):
         last = outcome.measured["by_last_pair"].sel(arm=arm).isel(step=-1)
-        for place, order in enumerate(last["last_pair"].values):
-            for length in last["length"].values:
+        causal = config.arm_recipe.causal
+        for length in (int(each) for each in last["length"].values):
+            orders = np.array(list(itertools.permutations(range(length))))
+            first = orders[:, -1] < orders[:, -2]
+            whole = reaches(orders, config.depth, causal)
+            pauses = range(1, config.depth - length + 1)
+            half = forward_reaches(orders, config.depth, pauses) if arm == "three layers" else None
+            for place, (order, chosen) in enumerate(
+                zip(last["last_pair"].values, (first, ~first), strict=True)
+            ):
+                middle = length + (place - 0.5) * 0.4
                 values = last.sel(last_pair=order, length=length).values
-                shifts = (place - 0.5) * 0.36 + np.linspace(-0.1, 0.1, len(values))
+                one.bar(
+                    middle,
+                    _accuracy(config, length, whole[chosen]),
+                    0.36,
+                    color="0.9",
+                    zorder=0,
+                    label="all rules",
+                )
+                if half is not None:
+                    level = _accuracy(config, length, half[chosen])
+                    one.hlines(
+                        level,
+                        middle - 0.18,
+                        middle + 0.18,
+                        "0.3",
+                        "--",
+                        linewidth=1.4,
+                        zorder=1,
+                        label="half of the rules",
+                    )
                 one.plot(
-                    length + shifts,
+                    middle + np.linspace(-0.1, 0.1, len(values)),
                     values,
                     "o",
                     color=plotting.PALETTE[place],
@@ -59,8 +94,17 @@ def by_order(outcome: Outcome) -> Figure:
         one.set_xticks(last["length"].values)
         plotting.label_axes(one, title=arm, x="number of steps", y="accuracy" if arm == arms[0] else "")
         one.set_ylim(-0.04, 1.06)
-    plotting.shared_legend(figure, axes[0, 0])
+        one.grid(axis="x", visible=False)
+    plotting.shared_legend(figure, axes[0, arms.index("three layers") if "three layers" in arms else 0])
     return figure
+
+
+def _accuracy(config: Any, steps: int, reached: np.ndarray) -> float:
+    """Mean accuracy on a task of so many steps over orders of these reaches, with a guess where they are too short."""
+    task = config.task(steps)
+    return float(
+        np.mean([1.0 if reach >= steps else float(guessing_accuracy(task, int(reach))) for reach in reached])
+    )
 
 
 FIGURES = {"by_steps": by_steps, "by_order": by_order}

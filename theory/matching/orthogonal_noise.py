@@ -24,6 +24,9 @@ holds the token: a query for a scores the key slot of a, the value slot of the p
 slot that it needs (`matched_terms`). With β < 1 it scores those higher. In layer 2, even after the right slot was read, the query
 holds a twice and b once: the slot of b → c scores lower than every position that shows a. What is read is a sum of tokens that no
 unembedding can tell apart.
+
+Proposition (prop-fresh). What fresh weights leave of the corrected noise is (1 + r)^(−1) in layer 1 and (1 + r)^(−3/2) beyond,
+r = d^(2 − 4γ), for orthogonal Z and factors 1: `fresh_alignment`, with its proof.
 """
 
 from __future__ import annotations
@@ -228,6 +231,39 @@ def gains(form: Form, kind: Kind, layer: int, width: int) -> list[Gain]:
             )
         )
     return found
+
+
+def fresh_alignment(
+    kind: Kind, layer: int, width: int, init_exponent: ArrayLike, start: float = 1.0
+) -> np.ndarray:
+    """Alignment of the kernel that a layer ≥ 1 needs, with corrected noise beside fresh weights (prop-fresh).
+
+    W_q, W_k, W_v and W_o are d × d, with independent entries of mean 0 and deviation d^(−γ), γ = `init_exponent`, whose shape
+    the result has; α and β are `start`. A product of two fresh matrices has r = d^(2 − 4γ)/start² times the mean square norm of
+    the noise beside it. Terms with different fresh factors are uncorrelated, and only the one without has a trace: d. So
+    orthogonal Z give (1 + r)^(−p/2), with p = 2 places in layer 1 and p = 3 beyond; for Gaussian ones the mean square norms
+    are polynomials in r.
+
+    A ratio of exact means, d / √(d E‖·‖_F²), as in `gains`; the mean of the ratio differs by order 1/d². An infinite γ leaves
+    the noise alone. Raises ValueError for an unknown kind, layer 0, a width below 2, a start that is not finite and above 0, or
+    an exponent that is not a number.
+    """
+    if kind not in ("gaussian", "orthogonal"):
+        raise ValueError(f"kind is {kind!r}; it must be orthogonal or gaussian.")
+    first, size = integer("layer", layer, 1) == 1, float(integer("width", width, 2))
+    if not 0 < start < math.inf:
+        raise ValueError(f"start is {start}; it must be finite and above 0.")
+    exponents = np.asarray(init_exponent, dtype=float)
+    if np.isnan(exponents).any():
+        raise ValueError(f"init_exponent is {init_exponent}; it must be a number.")
+    ratio = size ** (2 - 4 * exponents) / start**2
+    if kind == "orthogonal":
+        square = (1 + ratio) ** (2 if first else 3)
+    elif first:
+        square = 2 + 1 / size + 2 * ratio + ratio**2
+    else:
+        square = 4 + 4 / size + 1 / size**2 + (5 + 2 / size) * ratio + 3 * ratio**2 + ratio**3
+    return np.asarray(1 / np.sqrt(square))
 
 
 def _folded_mean(mean: float, deviation: float) -> float:

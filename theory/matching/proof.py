@@ -3,7 +3,8 @@
 The sentence is …[a][b]…[b][c]… a, with three layers. Layer 0: each value slot reads its key slot, the last position BOS, which is
 zero. Layers 1 and 2: the last position reads the slot of a → b, then that of b → c, which for simplicity read nothing
 themselves. Vectors and matrices are MatrixSymbols named by `theory.symbols`, d × 1 and d × d. Proofs in words stand with the
-modules: lem-words (`buffers`), prop-rank (`scores`), prop-noise, prop-collision (`orthogonal_noise`), thm-width (`width_law`).
+modules: lem-words (`buffers`), prop-rank (`scores`), prop-noise, prop-collision, prop-fresh (`orthogonal_noise`), thm-width
+(`width_law`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from theory.matching.orthogonal_noise import expected_trace, gained_word, word_e
 from theory.symbols import symbol
 
 width, rank = symbol("d"), symbol("d_k")
-layer = symbol("l")
+layer, exponent_of_start = symbol("l"), symbol(r"\gamma")
 
 
 def matrix(latex: str) -> MatrixSymbol:
@@ -113,6 +114,8 @@ def derivation() -> Mapping[str, Eq]:
         "square_2": (square, 4 * width + 4 + 1 / width),
         "alignment_1": (cosine, 1 / sqrt(2)),
         "alignment_2": (cosine, Rational(1, 2)),
+        "fresh_1": (cosine, 1 / (1 + width ** (2 - 4 * exponent_of_start))),
+        "fresh_2": (cosine, (1 + width ** (2 - 4 * exponent_of_start)) ** Rational(-3, 2)),
         "alignment_ceiling": (cosine, sqrt(rank / width)),
         "projector_diagonal": (symbol(r"\langle P_{ii}^2\rangle"), projector_square(True)),
         "projector_off_diagonal": (symbol(r"\langle P_{ij}^2\rangle"), projector_square(False)),

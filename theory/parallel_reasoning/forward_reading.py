@@ -4,14 +4,15 @@ A2 of `theory.parallel_reasoning`, restricted: of what a slot reads it adds only
 So the run of a pair's slot begins with its own pair. The last slot may pause in some layers.
 
 Proposition (prop-half). With the mask and L layers the reach of a last slot that never pauses obeys L − 1 ≤ r ≤ 2^(L−1) − 1, and
-both are attained, by the path's own order and by its reverse. With three layers it is 3 iff pair 2 stands before pair 1, else 2;
-that of a last slot which pauses in layer 1 is 2 iff pair 1 stands before pair 0, else 1. *Proof.* Let w_l be the most pairs that
-a slot may know after layer l. A source that takes a slot farther holds its last token, so that w_{l+1} ≤ 2 w_l and
-r_{l+1} ≤ r_l + w_l; and the slot of pair r_l is there to be read, r_{l+1} ≥ r_l + 1. In the path's own order earlier slots end
-no farther than where a slot begins, and nothing is ever added; in its reverse every slot finds the next 2^l pairs at the slot
-of the first of them. In layer 1 only the slots of pairs i and i + 1 know c_{i+1}, so pair i's comes to c_{i+2} iff pair i + 1
-stands earlier. A last slot at c_1 then reads the slots of pairs 0 and 1, which end at c_2 at most and at c_2 or c_3; one at
-c_0 that of pair 0, and others that end at c_1 at most. ∎
+both are attained, by the path's own order and by its reverse; without the mask r is the upper one for every order. With the mask
+and three layers it is 3 iff pair 2 stands before pair 1, else 2; that of a last slot which pauses in layer 1 is 2 iff pair 1
+stands before pair 0, else 1. *Proof.* Let w_l be the most pairs that a slot may know after layer l. A source that takes a slot
+farther holds its last token, so that w_{l+1} ≤ 2 w_l and r_{l+1} ≤ r_l + w_l; and the slot of pair r_l is there to be read,
+r_{l+1} ≥ r_l + 1. In the path's own order earlier slots end no farther than where a slot begins, and nothing is ever added; in
+its reverse, and without the mask in every order, a slot finds the next 2^l pairs at the slot of the first of them. In layer 1
+only the slots of pairs i and i + 1 know c_{i+1}, so pair i's comes to c_{i+2} iff pair i + 1 stands earlier. A last slot at c_1
+then reads the slots of pairs 0 and 1, which end at c_2 at most and at c_2 or c_3; one at c_0 that of pair 0, and others that
+end at c_1 at most. ∎
 
 This module is not offered by the package: it serves one section of a chapter. Source: ours.
 """

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sims import plotting
@@ -14,14 +15,22 @@ from theory.parallel_reasoning import guessing_accuracy, reaches
 from theory.parallel_reasoning.forward_reading import forward_reaches
 
 
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Two panels a row."""
+    figure, axes = plotting.panels(-(-count // 2), min(count, 2), width=3.9, height=2.7, sharey=True)
+    for spare in axes.flat[count:]:
+        spare.set_visible(False)
+    return figure, list(axes.flat[:count])
+
+
 def by_steps(outcome: Outcome) -> Figure:
     """Accuracy over training for each number of steps, one panel an arm.
 
     Dotted: a reader that follows one step a layer and guesses where that is too short, for the same numbers of steps.
     """
     arms = [str(one) for one in outcome.measured["arm"].values]
-    figure, axes = plotting.panels(1, len(arms), width=3.2, height=3.0, sharey=True)
-    for one, arm, config in zip(axes[0], arms, outcome.configs, strict=True):
+    figure, axes = _panels(len(arms))
+    for one, arm, config in zip(axes, arms, outcome.configs, strict=True):
         measured, serial = outcome.measured.sel(arm=arm), config.arm_recipe.n_layers
         at = measured["step"].values
         for place, steps in enumerate(int(each) for each in measured["steps"].values):
@@ -36,9 +45,9 @@ def by_steps(outcome: Outcome) -> Figure:
             if steps > serial:
                 level = float(guessing_accuracy(config.task(steps), serial))
                 one.axhline(level, color=colour, linestyle=":", linewidth=1, zorder=1)
-        plotting.label_axes(one, title=arm, x="training step", y="accuracy" if arm == arms[0] else "")
+        plotting.label_axes(one, title=arm, x="training step", y="accuracy" if arm in arms[::2] else "")
         one.set_ylim(-0.04, 1.06)
-    plotting.shared_legend(figure, axes[0, 0])
+    plotting.shared_legend(figure, axes[0])
     return figure
 
 
@@ -48,8 +57,8 @@ def by_order(outcome: Outcome) -> Figure:
     Bars: a reader that obeys the rules and guesses beyond its reach. Dashed, with three causal layers: one with half of them.
     """
     arms = [str(one) for one in outcome.measured["arm"].values]
-    figure, axes = plotting.panels(1, len(arms), width=3.2, height=3.0, sharey=True)
-    for one, arm, config in zip(axes[0], arms, outcome.configs, strict=True):
+    figure, axes = _panels(len(arms))
+    for one, arm, config in zip(axes, arms, outcome.configs, strict=True):
         last = outcome.measured["by_last_pair"].sel(arm=arm).isel(step=-1)
         causal = config.arm_recipe.causal
         for length in (int(each) for each in last["length"].values):
@@ -92,10 +101,10 @@ def by_order(outcome: Outcome) -> Figure:
                     label=str(order),
                 )
         one.set_xticks(last["length"].values)
-        plotting.label_axes(one, title=arm, x="number of steps", y="accuracy" if arm == arms[0] else "")
+        plotting.label_axes(one, title=arm, x="number of steps", y="accuracy" if arm in arms[::2] else "")
         one.set_ylim(-0.04, 1.06)
         one.grid(axis="x", visible=False)
-    plotting.shared_legend(figure, axes[0, arms.index("three layers") if "three layers" in arms else 0])
+    plotting.shared_legend(figure, axes[arms.index("three layers") if "three layers" in arms else 0])
     return figure
 
 

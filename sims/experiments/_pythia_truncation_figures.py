@@ -37,7 +37,10 @@ def _heat_map(measured: xr.Dataset, titles: dict[str, str], cut: str) -> Figure:
         table = _table(measured, reading, cut).transpose("place", "fraction")
         drawn = one.imshow(table, cmap="RdBu_r", vmin=-0.4, vmax=0.4, aspect="auto")
         one.set_xticks(
-            range(table.sizes["fraction"]), [f"{float(value):g}" for value in table["fraction"]], fontsize=9
+            range(table.sizes["fraction"]),
+            [f"{float(value):g}" for value in table["fraction"]],
+            fontsize=9,
+            rotation=60,
         )
         one.set_yticks(range(len(places)), places, fontsize=9)
         one.grid(visible=False)
@@ -77,7 +80,10 @@ def checkpoints(outcome: Outcome) -> Figure:
         table = _table(here, "answer_probability", "keep the top").transpose("place", "fraction")
         drawn = one.imshow(table, cmap="RdBu_r", vmin=-0.4, vmax=0.4, aspect="auto")
         one.set_xticks(
-            range(table.sizes["fraction"]), [f"{float(value):g}" for value in table["fraction"]], fontsize=8
+            range(table.sizes["fraction"]),
+            [f"{float(value):g}" for value in table["fraction"]],
+            fontsize=8,
+            rotation=60,
         )
         one.set_yticks(range(len(places)), places, fontsize=9)
         one.grid(visible=False)

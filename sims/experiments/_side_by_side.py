@@ -129,15 +129,15 @@ def transformer_row(outcome: Outcome, place: str, feed_forward: str, noise_level
     return {kind: best_cut(common, right, names, kinds, kind) for kind in KINDS}
 
 
-def story_row(outcome: Outcome, role: str) -> Row:
-    """A role's matrices in the later half of layers of a language model at its last checkpoint, gifts alone.
+def story_row(outcome: Outcome, role: str, prompts: str = "indirect object") -> Row:
+    """A role's matrices in the later half of layers of a language model at its last checkpoint, one kind of prompts.
 
     The layer and the fraction are chosen on one half of the prompts, seed by seed, and the shares read on the other.
     """
     measured = outcome.measured
     late = is_late(measured.isel(revision=-1) if "revision" in measured.dims else measured)
     places = [one for one in late["place"].values if str(one).split()[0] == role]
-    gifts = late.sel(kind="indirect object", place=places)
+    gifts = late.sel(kind=prompts, place=places)
     inside = [float(one) for one in gifts["fraction"].values if 0 < one < 1]
     row = {}
     for kind in KINDS:

@@ -18,14 +18,16 @@ from theory.matching import (
     kernel,
     needed_kernel,
 )
+from theory.matching.orthogonal_noise import Kind
 from theory.symbols import symbol
 
+KINDS: tuple[Kind, ...] = ("gaussian", "orthogonal")
 COMPARISONS = 2 * 2 * 3 * 2
 THRESHOLD = z_threshold(COMPARISONS)
 """Two kinds, two starts, three layers, trace and norm."""
 
 
-def mean_square(kind: str, layer: int, width: int, exponent: float) -> float:
+def mean_square(kind: Kind, layer: int, width: int, exponent: float) -> float:
     """E‖kernel‖² of factors 1, from the alignment and a trace of mean d."""
     return width / float(fresh_alignment(kind, layer, width, exponent)) ** 2
 
@@ -58,9 +60,9 @@ def test_gaussian_polynomials_are_sums_of_wick_pairings(layer: int) -> None:
         )
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "orthogonal"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("exponent", [0.45, 0.6])
-def test_means_against_drawn_decoders(kind: str, exponent: float) -> None:
+def test_means_against_drawn_decoders(kind: Kind, exponent: float) -> None:
     """W_q, W_k, W_v, W_o of every layer and the noise, multiplied out: mean trace d, mean square norm d / alignment²."""
     width, n, generator = 12, 1500, np.random.default_rng(int(100 * exponent))
     traces, squares = np.empty((3, n)), np.empty((3, n))
@@ -87,7 +89,7 @@ def test_means_against_drawn_decoders(kind: str, exponent: float) -> None:
 
 def test_a_smaller_factor_is_as_a_larger_start() -> None:
     """r = d^(2 − 4γ)/start²: factors of d^(1 − 2γ) beside fresh weights of exponent γ leave what factors 1 leave at γ = ½."""
-    for kind, layer in itertools.product(("gaussian", "orthogonal"), (1, 2)):
+    for kind, layer in itertools.product(KINDS, (1, 2)):
         left = fresh_alignment(kind, layer, 50, 0.8, start=50 ** (1 - 1.6))
         assert float(left) == pytest.approx(float(fresh_alignment(kind, layer, 50, 0.5)), rel=1e-12)
 
@@ -102,7 +104,7 @@ def test_known_values_and_limits() -> None:
             [float(right.subs({width: 30, exponent: one})) for one in (0.4, 0.5, 0.9)], rel=1e-12
         )
         assert np.all(np.diff(values) > 0)
-    for layer, kind in itertools.product((1, 2, 3), ("gaussian", "orthogonal")):
+    for layer, kind in itertools.product((1, 2, 3), KINDS):
         alone = next(
             gain.alignment
             for gain in gains("corrected", kind, layer, 40)

@@ -255,7 +255,7 @@ def fresh_alignment(
         raise ValueError(f"start is {start}; it must be finite and above 0.")
     exponents = np.asarray(init_exponent, dtype=float)
     if np.isnan(exponents).any():
-        raise ValueError(f"init_exponent is {init_exponent}; it must be a number.")
+        raise ValueError(f"init_exponent is {init_exponent!r}; it must be a number.")
     ratio = size ** (2 - 4 * exponents) / start**2
     if kind == "orthogonal":
         square = (1 + ratio) ** (2 if first else 3)

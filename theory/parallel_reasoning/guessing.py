@@ -54,8 +54,8 @@ def guessing_accuracy(task: ChainTask, reach: int, from_ends: int = 0) -> Fracti
 
     It knows the path up to `reach` steps from the start token, forwards and backwards, and which two tokens stand in one
     pair only (the chains' ends, by counting); besides, `from_ends` further tokens from either end of the first chain, of those
-    that the task never makes a label. All other tokens are equally likely labels, as renaming them changes nothing it knows. So the
-    accuracy is the mean over s of 1 / (tokens not ruled out).
+    that the task never makes a label. All other tokens are equally likely labels, as renaming them changes nothing it knows.
+    So the accuracy is the mean over s of 1 / (tokens not ruled out).
 
     Over all orders, where pairs stand tells nothing more. Over the orders of too short a reach alone it does (with three
     layers and four steps, the fourth pair of the path then stands late more often): there this number divided by

@@ -103,7 +103,9 @@ def by_fraction(outcome: Outcome) -> Figure:
     places = [one for one in measured["place"].values if str(one).endswith(f" {last}")]
     fractions = np.arange(measured.sizes["fraction"])
     cuts = [str(one) for one in measured["cut"].values]
-    figure, axes = plotting.panels(len(cuts), len(places), width=2.6, height=2.6, sharex=True, sharey=True)
+    figure, axes = plotting.panels(
+        len(cuts), len(places), width=min(2.6, 10.5 / len(places)), height=2.3, sharex=True, sharey=True
+    )
     for row, cut in enumerate(cuts):
         for column, place in enumerate(places):
             one = axes[row, column]
@@ -117,7 +119,10 @@ def by_fraction(outcome: Outcome) -> Figure:
                 one.axhline(whole, color=plotting.COLOURS[colour], linewidth=1, linestyle=":")
                 plotting.draw_simulation(one, values, fractions, color=plotting.COLOURS[colour], label=label)
             one.set_xticks(
-                fractions[::2], [f"{float(value):g}" for value in measured["fraction"].values[::2]]
+                fractions[::2],
+                [f"{float(value):g}" for value in measured["fraction"].values[::2]],
+                rotation=60 if len(fractions) > 7 else 0,
+                fontsize=9,
             )
             one.set_ylim(-0.04, 1.04)
             plotting.label_axes(

@@ -472,7 +472,8 @@ def table_by_hand() -> xr.Dataset:
         put(seed, "feed_forward_in 1", 0.5, choose=15, report=13, row=CUTS[1])  # another cut
         put(seed, "feed_forward_out 1", 1.0, choose=60, report=14, kind=KINDS[1])  # facts
     whole = xr.DataArray(
-        np.full((2, 2, 2, len(READINGS)), 0.25), {name: axes[name] for name in ("seed", "kind", "half", "reading")}
+        np.full((2, 2, 2, len(READINGS)), 0.25),
+        {name: axes[name] for name in ("seed", "kind", "half", "reading")},
     )
     return xr.Dataset(
         {

@@ -90,10 +90,7 @@ SCALES = {
     ),
     "laptop": Scale(
         Config(final_step=750, n_probes=15),
-        {
-            "init_exponent": (0.5, 0.8),
-            "arm": ("none", "remembered", "corrected", "identity"),
-        },
+        {"init_exponent": (0.5, 0.8), "arm": tuple(ARMS)},
         n_seeds=5,
     ),
     "paper": Scale(

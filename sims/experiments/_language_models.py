@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,19 +18,19 @@ import numpy as np
 from sims import fields
 from sims.engine import check_device
 from sims.models.language_model import DTYPES, LanguageModel, load_language_model
-from sims.probes.language_model import last_log_probabilities, perplexity
+from sims.probes.language_model import TextLosses, last_log_probabilities, text_losses
 from sims.probes.prompt_answers import prompt_readings
 from sims.recipes import story_model
 from sims.streams import generator
 from sims.tasks.prompts import (
     Prompt,
-    check_single_tokens,
     fact_prompts,
     halves,
     indirect_object_prompts,
     prompt_words,
     single_token_ids,
 )
+from sims.tasks.prose import PROSE, paragraphs
 from sims.tasks.story_language import StoryLanguage
 from sims.tasks.words import Words, all_words
 
@@ -55,8 +55,12 @@ class AskedModel:
       step, such as step1024, or main for the last one; else a branch of the hub, or a folder in the folder.
     - `dtype`: float32, float16, bfloat16 or float64.
     - `n_indirect_object`, `n_fact`: prompts of each kind; multiples of 24 of the first are balanced in both halves.
-    - `n_texts`: texts for the perplexity, three sentences each. `batch_size`: prompts that are read together.
-    - `fingerprint`: of a folder's weights, always found by itself, so that stored results of a folder that changed are not used.
+    - `texts`: for the perplexity: stories, drawn from the language of our own models, three sentences each; prose, the paragraphs
+      of sims/tasks/prose.txt; or a text file in UTF-8 whose paragraphs stand apart by empty lines. Without it our own models
+      read stories and all others prose. `n_texts`: how many, the first ones of a file, or all where it has fewer.
+    - `batch_size`: prompts that are read together.
+    - `fingerprint`: of a folder's weights and of the file of texts, always found by itself, so that stored results of files that
+      changed are not used.
 
     The seed is that of our own training, and of the prompts of any model.
     """
@@ -66,6 +70,7 @@ class AskedModel:
     dtype: Literal["float32", "float16", "bfloat16", "float64"] = "float32"
     n_indirect_object: int = 96
     n_fact: int = 64
+    texts: str = ""
     n_texts: int = 64
     batch_size: int = 64
     fingerprint: str = ""
@@ -81,6 +86,8 @@ class AskedModel:
             _ = self.step
         # one that is given may be of another folder or revision, handed on by dataclasses.replace
         made = "" if self.model in OWN else folder_fingerprint(self.model, self.revisions)
+        if self.text_file is not None:
+            made += hashlib.sha256("\n\n".join(paragraphs(self.text_file)).encode()).hexdigest()[:16]
         object.__setattr__(self, "fingerprint", made)
 
     @property
@@ -105,6 +112,12 @@ class AskedModel:
                 f"revision is {self.revision!r}; of model {self.model} it must be main or one of {', '.join(named)}."
             )
         return named[self.revision]
+
+    @property
+    def text_file(self) -> Path | None:
+        """The file of the texts; None for stories."""
+        texts = self.texts or ("prose" if self.recipe is None else "stories")
+        return None if texts == "stories" else PROSE if texts == "prose" else Path(texts).expanduser()
 
     @property
     def words(self) -> Words:
@@ -153,9 +166,9 @@ class Subject:
             first += len(group)
         return found
 
-    def perplexity(self) -> float:
+    def losses(self) -> TextLosses:
         """Of the texts, for the model as it is at the moment."""
-        return perplexity(self.model, self.texts, self.batch_size)
+        return text_losses(self.model, self.texts, self.batch_size)
 
 
 def subject(config: AskedModel, seed: int, device: str) -> Subject:
@@ -194,12 +207,13 @@ def subject(config: AskedModel, seed: int, device: str) -> Subject:
     }
     needed = prompt_words([one for group in prompts.values() for one in group])
     needed = list(dict.fromkeys([*needed, *candidates["indirect object"], *candidates["fact"]]))
-    check_single_tokens(model.tokenizer, needed)
     token_of = dict(zip(needed, single_token_ids(model.tokenizer, needed), strict=True))
     return Subject(model, prompts, token_of, candidates, _texts(config, words, seed), config.batch_size)
 
 
 def _texts(config: AskedModel, words: Words, seed: int) -> list[str]:
+    if config.text_file is not None:
+        return paragraphs(config.text_file)[: config.n_texts]
     language = config.recipe.language if config.recipe is not None else StoryLanguage(words)
     return language.texts(config.n_texts, 3, generator("language_models", "texts", seed))
 
@@ -227,9 +241,3 @@ def change_error(
             [float(one.std(ddof=1) / math.sqrt(len(one))) if len(one) > 1 else math.nan for one in changes]
         )
     return np.array(rows)
-
-
-def by_kind(groups: Mapping[tuple[str, str], Sequence[Prompt]]) -> Iterator[tuple[str, int]]:
-    """Each kind, with how many prompts it has."""
-    for kind in KINDS:
-        yield kind, sum(len(groups[kind, half]) for half in HALVES)

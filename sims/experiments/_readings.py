@@ -91,8 +91,8 @@ def cut_chosen(measured: xr.Dataset, roles: tuple[str, ...], cut: str) -> xr.Dat
     """The cut of matrices of these roles that raises the answer to indirect-object prompts most on the half to choose by, seed by
     seed, and what it does on the half to report on.
 
-    `answer_change`, `generic_change`, each with its `…_error` over prompts, `perplexity`, `whole_perplexity`, and which `place`
-    and `fraction` it is, over `seed`.
+    `answer_change`, `generic_change`, each with its `…_error` over prompts, `perplexity`, `whole_perplexity`, `price_error`, and
+    which `place` and `fraction` it is, over `seed`.
     """
     places = [one for one in measured["place"].values if str(one).split()[0] in roles]
     table = measured.sel(place=places, cut=cut, kind="indirect object")
@@ -103,7 +103,7 @@ def cut_chosen(measured: xr.Dataset, roles: tuple[str, ...], cut: str) -> xr.Dat
         best = choose.stack(cell=("place", "fraction")).idxmax("cell").item()
         here = table.sel(place=best[0], fraction=best[1]).isel(seed=seed)
         moved = change.sel(place=best[0], fraction=best[1], half="report").isel(seed=seed)
-        found = {name: float(here[name]) for name in ("perplexity", "whole_perplexity")}
+        found = {name: float(here[name]) for name in ("perplexity", "whole_perplexity", "price_error")}
         for name in ("answer", "generic"):
             found[f"{name}_change"] = float(moved.sel(reading=f"{name}_probability"))
             found[f"{name}_error"] = float(here["error"].sel(change=f"{name}_probability"))

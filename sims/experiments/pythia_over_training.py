@@ -6,11 +6,11 @@ Pythia. Onset is the first checkpoint with a probability of 0.2.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 import xarray as xr
 
 from sims.contract import Claim, Finding, Scale
@@ -24,7 +24,9 @@ from sims.experiments._language_models import (
     subject,
 )
 from sims.experiments._pythia_over_training_figures import FIGURES as FIGURES
+from sims.models.language_model import matrix
 from sims.outcome import Outcome
+from sims.roles import Place
 from sims.statistics import mean_interval
 
 NAME = "pythia_over_training"
@@ -33,6 +35,8 @@ PYTHIA_STEPS = (1, 8, 64, 128, 256, 512, 1000, 2000, 4000, 8000, 16000, 32000, 6
 """Checkpoints of a Pythia model that are asked by default; its branches are step1, step8 …"""
 ONSET = 0.2
 """Mean probability from which on an answer counts as learnt."""
+NEVER = 2.0**30
+"""Step that stands for never where steps are compared."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Config(AskedModel):
 
     def at(self, step: int) -> AskedModel:
         """The model of one checkpoint."""
-        names = ("model", "dtype", "n_indirect_object", "n_fact", "n_texts", "batch_size")
+        names = ("model", "dtype", "n_indirect_object", "n_fact", "texts", "n_texts", "batch_size")
         return AskedModel(revision=f"step{step}", **{name: getattr(self, name) for name in names})
 
 
@@ -95,14 +99,14 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     """Ask every checkpoint; variables over `step`.
 
     `value` over `kind` and `reading`: mean of the means of both halves of prompts. `error`: its standard error over prompts.
-    `perplexity`. `changed`: 1 where the embedding differs from that of the checkpoint before, as it should, else 0; 1 at first.
+    `perplexity`. `same_as`: the last step whose embedding is the same, bit for bit; another than its own tells that a checkpoint
+    holds the weights of another one, as some on the hub do.
     """
     return [_one(config, seed, device) for config, seed in runs]
 
 
 def _one(config: Config, seed: int, device: str) -> xr.Dataset:
-    values, errors, perplexities, changed = [], [], [], []
-    known: torch.Tensor | None = None
+    values, errors, perplexities, marks = [], [], [], []
     for step in config.checkpoints:
         asked = subject(config.at(step), seed, device)
         found = asked.ask()
@@ -118,16 +122,16 @@ def _one(config: Config, seed: int, device: str) -> xr.Dataset:
             key: {name: np.zeros_like(one) for name, one in group.items()} for key, group in every.items()
         }
         errors.append(np.nan_to_num(change_error(every, none, READINGS)))
-        perplexities.append(asked.perplexity())
-        weights = next(iter(asked.model.network.state_dict().values())).detach().float().cpu().clone()
-        changed.append(float(known is None or not torch.equal(known, weights)))
-        known = weights
+        perplexities.append(asked.losses().perplexity)
+        embedding = matrix(asked.model, Place("embedding")).detach().float().cpu().contiguous()
+        marks.append(hashlib.sha256(embedding.numpy().tobytes()).hexdigest())
+    last = dict(zip(marks, config.checkpoints, strict=True))
     return xr.Dataset(
         {
             "value": (("step", "kind", "reading"), np.stack(values)),
             "error": (("step", "kind", "reading"), np.stack(errors)),
             "perplexity": ("step", perplexities),
-            "changed": ("step", changed),
+            "same_as": ("step", [float(last[one]) for one in marks]),
         },
         {"step": np.array(config.checkpoints), "kind": list(KINDS), "reading": list(READINGS)},
     )
@@ -149,9 +153,9 @@ def _first(outcome: Outcome) -> Finding:
     values = outcome.measured["value"].sel(kind="indirect object")
     generic = onset(values.sel(reading="generic_probability"))
     answer = onset(values.sel(reading="answer_probability"))
-    doublings = np.log2(answer.values.astype(float) / np.maximum(generic.values.astype(float), 1))
-    never = int(np.isinf(doublings).sum())
-    value, interval = mean_interval(np.where(np.isfinite(doublings), doublings, 30.0))
+    never = int(np.isinf(answer.values).sum())
+    late, early = (np.log2(np.clip(one.values.astype(float), 1, NEVER)) for one in (answer, generic))
+    value, interval = mean_interval(late - early)
     if math.isnan(interval[0]):
         interval = (value, value)
     told = (
@@ -159,8 +163,9 @@ def _first(outcome: Outcome) -> Finding:
         f"(median step {np.median(answer):g})"
     )
     told += f"; never in {never} runs" if never else ""
-    stuck = int((outcome.measured["changed"] == 0).sum())
-    told += f"; {stuck} checkpoints have the weights of the one before" if stuck else ""
+    same = outcome.measured["same_as"]
+    wrong = [f"{int(one):d}" for one in same["step"].values if bool((same.sel(step=one) != one).any())]
+    told += f"; checkpoints that hold the weights of another one: {', '.join(wrong)}" if wrong else ""
     return Finding(value, interval, None, "holds" if interval[0] >= 2 else "fails", told)
 
 

@@ -95,7 +95,7 @@ SCALES = {
         {"revision": ("main",)},
         n_seeds=1,
     ),
-    "laptop": Scale(Config(), {"revision": ("step362", "step1024", "main")}, n_seeds=3),
+    "laptop": Scale(Config(), {"revision": ("step362", "step1024", "main")}, n_seeds=5),
     "paper": Scale(
         Config(model="story-paper", n_indirect_object=192, n_fact=192, precision="float32"),
         {"revision": ("step512", "step2048", "main")},
@@ -108,7 +108,8 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     """Ask the whole model, and the model with each matrix cut, one at a time.
 
     `whole` over `kind`, `half` and `reading`, `whole_perplexity`; `value` over `place`, `cut`, `fraction` too, and `perplexity`;
-    `error` over `place`, `cut`, `fraction`, `kind`, `change`: standard error of the change over the prompts to report on.
+    `error` over `place`, `cut`, `fraction`, `kind`, `change`: standard error of the change over the prompts to report on;
+    `price_error` over `place`, `cut`, `fraction`: over texts, of log(perplexity / that of the whole model).
     `is_late`: 1 for matrices of the later half of layers, else 0.
     """
     return [_one(config, seed, device) for config, seed in runs]
@@ -116,12 +117,12 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
 
 def _one(config: Config, seed: int, device: str) -> xr.Dataset:
     asked = subject(config, seed, device)
-    before = asked.ask()
+    before, losses = asked.ask(), asked.losses()
     places, known = config.places(asked.model), Decompositions(asked.model, config.precision)
     shape = (len(places), len(CUTS), len(config.fractions))
     value = np.empty((*shape, len(KINDS), len(HALVES), len(READINGS)))
     error = np.empty((*shape, len(KINDS), len(CHANGES)))
-    perplexity = np.empty(shape)
+    perplexity, price_error = np.empty(shape), np.empty(shape)
     for row, place in enumerate(places):
         for column, kind in enumerate(CUTS):
             for depth, fraction in enumerate(config.fractions):
@@ -129,15 +130,18 @@ def _one(config: Config, seed: int, device: str) -> xr.Dataset:
                     found = asked.ask()
                     value[row, column, depth] = readings_table(found)
                     error[row, column, depth] = change_error(found, before, CHANGES)
-                    perplexity[row, column, depth] = asked.perplexity()
+                    after = asked.losses()
+                    perplexity[row, column, depth] = after.perplexity
+                    price_error[row, column, depth] = after.ratio_error(losses)
     axes = ("place", "cut", "fraction")
     return xr.Dataset(
         {
             "whole": (("kind", "half", "reading"), readings_table(before)),
-            "whole_perplexity": ((), asked.perplexity()),
+            "whole_perplexity": ((), losses.perplexity),
             "value": ((*axes, "kind", "half", "reading"), value.astype(np.float32)),
             "error": ((*axes, "kind", "change"), error.astype(np.float32)),
             "perplexity": (axes, perplexity.astype(np.float32)),
+            "price_error": (axes, price_error.astype(np.float32)),
             "is_late": ("place", [float(2 * (one.layer or 0) >= asked.model.n_layers) for one in places]),
         },
         {
@@ -251,8 +255,9 @@ def _price(outcome: Outcome) -> Finding:
     best = _chosen(outcome, FEED_FORWARD, CUTS[0])
     ratio = best["perplexity"].values / best["whole_perplexity"].values
     value, interval = mean_interval(ratio)
-    if len(ratio) == 1:
-        interval = (value, value)
+    if len(ratio) == 1:  # then over texts
+        half = float(np.exp(1.96 * best["price_error"].values[0]))
+        interval = (value / half, value * half)
     return Finding(
         value, interval, None, "holds" if interval[1] <= 1.1 else "fails",
         f"perplexity over that of the whole model, after the truncation of P2: {_told(best)}",

@@ -75,6 +75,17 @@ class TextLosses:
         """exp of the mean loss over all predicted tokens of all texts."""
         return float(np.exp(self.losses.sum() / self.counts.sum()))
 
+    def ratio_error(self, before: TextLosses) -> float:
+        """Standard error, over texts, of log(perplexity / perplexity of `before`); the same texts; nan of a single one.
+
+        The log is a ratio of two sums over texts, of loss differences and of predicted tokens: the usual estimator of its error.
+        """
+        change, size = self.losses - before.losses, len(self.counts)
+        if size < 2:
+            return float("nan")
+        rest = change - self.counts * change.sum() / self.counts.sum()
+        return float(np.sqrt(size / (size - 1) * np.square(rest).sum()) / self.counts.sum())
+
 
 def text_losses(model: LanguageModel, texts: Sequence[str], batch_size: int = 8) -> TextLosses:
     """The loss of each text; every token but the first is predicted once.
@@ -105,11 +116,6 @@ def text_losses(model: LanguageModel, texts: Sequence[str], batch_size: int = 8)
                 losses[owners[row]] -= float(known.gather(1, targets[chosen, None]).double().sum())
             counts[owners[row]] += n_predicted
     return TextLosses(losses, counts)
-
-
-def perplexity(model: LanguageModel, texts: Sequence[str], batch_size: int = 8) -> float:
-    """exp of the mean loss over all predicted tokens of the texts. Raises ValueError as `text_losses` does."""
-    return text_losses(model, texts, batch_size).perplexity
 
 
 def _hidden(

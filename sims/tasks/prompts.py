@@ -171,11 +171,6 @@ def single_token_ids(tokenizer: Any, words: Sequence[str]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def check_single_tokens(tokenizer: Any, words: Sequence[str]) -> None:
-    """ValueError, one sentence that names it, for the first word that is no single token; see `single_token_ids`."""
-    single_token_ids(tokenizer, words)
-
-
 def prompt_words(prompts: Sequence[Prompt]) -> list[str]:
     """Every word of prompts that must be a single token: answers, subjects, generic words and distractors, each once."""
     found: dict[str, None] = {}

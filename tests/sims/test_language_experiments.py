@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import sims
 from sims import contract, pool
 from sims.__main__ import main
-from sims.experiments import _language_models, pythia_truncation
+from sims.experiments import _language_models, pythia_over_training, pythia_truncation
 from sims.experiments._language_models import (
     HALVES,
     KINDS,
@@ -37,6 +37,7 @@ from sims.models.language_model import load_language_model, matrix
 from sims.recipes import story_model
 from sims.recipes.story_model import SMOKE, StoryRecipe, story_model_folder
 from sims.tasks.prompts import halves, indirect_object_prompts
+from sims.tasks.prose import PROSE, paragraphs
 from tests.sims.tiny_language_models import fingerprint, tiny
 
 pytest.importorskip("transformers", reason="pretrained models need the extra 'pretrained'")
@@ -49,7 +50,7 @@ TINY: dict[str, Any] = {
 WHOLE = StoryRecipe(n_names=64, indirect_object_share=0.4, **TINY)
 """A recipe whose words are the whole table, and whose texts are those that any other model is asked."""
 FEW_WORDS = dataclasses.replace(SMOKE, **{**TINY, "final_step": 1})
-SMALL: dict[str, Any] = {"n_indirect_object": 24, "n_fact": 16, "n_texts": 4}
+SMALL: dict[str, Any] = {"n_indirect_object": 24, "n_fact": 16, "texts": "stories", "n_texts": 4}
 TABLE: dict[str, Any] = {**SMALL, "fractions": (0.0, 0.5, 1.0), "cut_roles": ("query", "feed_forward_out")}
 ROUNDING = 1e-12
 """float64 SVD and product of matrices of norm below 10: a few hundred roundings of 1.1e-16."""
@@ -142,12 +143,16 @@ def test_checkpoints_in_a_folder_give_the_numbers_of_our_own(
         for model in (str(folder), "story-whole")
     )
     assert theirs.identical(ours)
-    assert theirs["changed"].values.tolist() == [[1, 1, 1]]
+    assert theirs["same_as"].values.tolist() == [[0, 1, 2]]
     told = refused(words("pythia-over-training", model=folder, steps=(0, 4), **SMALL), capfd)
     assert told == f"revision is 'step4'; the folder {folder} has main, step0, step1, step2."
-    shutil.copy(folder / "step1/model.safetensors", folder / "step2")  # a checkpoint that was stored twice
-    again = run("pythia_over_training", model=str(folder), steps=(0, 1, 2), **SMALL).measured
-    assert again["changed"].values.tolist() == [[1, 1, 0]]
+    shutil.copy(
+        folder / "step2/model.safetensors", folder / "step0"
+    )  # a branch that holds the last weights, before a good one
+    again = run("pythia_over_training", model=str(folder), steps=(0, 1, 2), **SMALL)
+    assert again.measured["same_as"].values.tolist() == [[2, 1, 2]]
+    (first,) = (claim for claim in pythia_over_training.CLAIMS if claim.id == "P1")
+    assert first.check(again).note.endswith("checkpoints that hold the weights of another one: 0")
 
 
 def test_a_tokenizer_without_the_words_is_refused_in_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
@@ -171,6 +176,47 @@ def test_names_may_have_hyphens(capsys: pytest.CaptureFixture[str]) -> None:
     assert "P2" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"^experiment is 'pythia-ablation'; it must be one of: "):
         contract.experiment("pythia-ablation")
+
+
+# Which texts
+
+
+def test_others_read_prose_our_own_models_stories_and_all_of_them_a_file(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Only the perplexity depends on the texts; a changed file is another run."""
+    file = tmp_path / "mine.txt"
+    text = "\n\n".join(paragraphs(PROSE)[:2])
+    file.write_text(text.replace(" ", "\n", 3), encoding="utf-8")  # line breaks in a paragraph do not count
+    settings = {**SMALL, "n_texts": 2, "steps": (2,)}
+    found = {
+        (model, texts): run("pythia_over_training", **{**settings, "model": model, "texts": texts})
+        for model in (str(folder), "story-whole")
+        for texts in ("", "stories", "prose", str(file))
+    }
+    losses = {key: one.measured["perplexity"].item() for key, one in found.items()}
+    prose = losses["story-whole", "prose"]
+    assert prose == losses["story-whole", str(file)] == losses[str(folder), str(file)]
+    assert prose == losses[str(folder), ""] == losses[str(folder), "prose"]
+    assert losses["story-whole", ""] == losses[str(folder), "stories"] != losses[str(folder), ""]
+    values = [one.measured["value"] for one in found.values()]
+    assert all(one.identical(values[0]) for one in values)
+
+    again = partial(run, "pythia_over_training", **{**settings, "model": "story-whole", "texts": str(file)})
+    assert again().provenance["n_computed"] == 0
+    file.write_text(text[: len(text) // 2], encoding="utf-8")
+    assert again().provenance["n_computed"] == 1
+
+    for content, answer in (
+        (None, "it cannot be read (FileNotFoundError)."),
+        (b"\xff\xfe", "it must be a text file in UTF-8."),
+        (b" \n\n \n", "the file must have at least one paragraph."),
+    ):
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_bytes(content)
+        told = refused(words("pythia-truncation", model="story-whole", texts=file), capfd)
+        assert told == f"texts is '{file}'; {answer}"
 
 
 # Which folder
@@ -212,7 +258,7 @@ def test_each_run_has_the_fingerprint_of_the_folders_that_it_reads(
     assert trainings[0] != trainings[1] == trainings[2] == trainings[3]
     assert len({*main_ones, *first_ones, *trainings}) == 6
 
-    config = AskedModel(model=str(folder))
+    config = AskedModel(model=str(folder), texts="stories")
     assert dataclasses.replace(config).fingerprint == config.fingerprint != ""
     for none in ("story", "us/tiny"):
         assert dataclasses.replace(config, model=none).fingerprint == ""
@@ -441,6 +487,7 @@ def table_by_hand() -> xr.Dataset:
         {**{name: axes[name] for name in list(axes)[:5]}, "change": list(CHANGES)},
     )
     perplexity = xr.DataArray(np.full((2, 5, 2, 3), 10.0), {name: axes[name] for name in list(axes)[:4]})
+    price_error = perplexity.copy(data=np.full(perplexity.shape, 0.5))
     is_late_one = [[float(place.endswith("1")) for place in PLACES]] * 2
 
     def put(
@@ -477,7 +524,7 @@ def table_by_hand() -> xr.Dataset:
     )
     return xr.Dataset(
         {
-            "value": value, "error": error, "perplexity": perplexity, "whole": whole,
+            "value": value, "error": error, "perplexity": perplexity, "price_error": price_error, "whole": whole,
             "whole_perplexity": ("seed", [8.0, 9.0]), "is_late": (("seed", "place"), is_late_one),
         }
     )  # fmt: skip
@@ -532,3 +579,10 @@ def test_claims_read_the_chosen_cut() -> None:
         assert found[name].measured == pytest.approx(expected), name
     assert [found[name].verdict for name in ("P2", "P3", "P5")] == ["fails"] * 3
     assert "chosen: feed_forward_out 1 at 0.5; feed_forward_in 1 at 1;" in found["P2"].note
+
+
+def test_the_price_of_one_model_has_an_interval_over_texts() -> None:
+    """Of seed 0 alone: 20 / 8, times and over exp(1.96 · 0.5); of two seeds the interval is over seeds."""
+    (price,) = (claim for claim in pythia_truncation.CLAIMS if claim.id == "P5")
+    outcome = sims.Outcome(contract.plan("pythia_truncation", "smoke"), table_by_hand().isel(seed=[0]))
+    assert price.check(outcome).interval == pytest.approx((2.5 * np.exp(-0.98), 2.5 * np.exp(0.98)))

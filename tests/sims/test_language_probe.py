@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sims.models.language_model import LanguageModel
-from sims.probes.language_model import last_log_probabilities, perplexity, text_losses, token_ids
+from sims.probes.language_model import (
+    TextLosses,
+    last_log_probabilities,
+    text_losses,
+    token_ids,
+)
 from tests.sims.tiny_language_models import CONTEXT, FAMILY_NAMES, ROWS, WORDS, tiny
 
 pytest.importorskip("transformers", reason="pretrained models need the extra 'pretrained'")
@@ -88,7 +93,25 @@ def test_perplexity_is_the_library_s_loss(family: str) -> None:
             loss = float(model.network(tokens, labels=tokens).loss)  # mean over predicted tokens
         # The library may take its loss in float32: 22 terms below 30, each rounded at 6e-8.
         np.testing.assert_allclose(found.losses[row] / found.counts[row], loss, rtol=1e-6, atol=0)
-    assert perplexity(model, texts, batch_size=2) == pytest.approx(np.exp(found.losses.sum() / 22), rel=1e-12)
+    assert text_losses(model, texts, batch_size=2).perplexity == pytest.approx(
+        np.exp(found.losses.sum() / 22), rel=1e-12
+    )
+
+
+def test_the_error_of_a_perplexity_ratio_is_that_of_a_mean() -> None:
+    """Texts of one length: the standard error of the mean of their loss differences. Twice the texts, as independent ones, have
+    1/√2 of it, up to n − 1. A loss that grows by the same for every token has none, whatever the lengths."""
+    rng = np.random.default_rng(0)
+    before, after = (TextLosses(rng.gamma(9, size=40), np.full(40, 7)) for _ in range(2))
+    mean = (after.losses - before.losses) / 7
+    error = after.ratio_error(before)
+    assert error == pytest.approx(mean.std(ddof=1) / np.sqrt(40), rel=1e-12)
+    twice = [TextLosses(np.tile(one.losses, 2), np.tile(one.counts, 2)) for one in (after, before)]
+    assert twice[0].ratio_error(twice[1]) == pytest.approx(error * np.sqrt(39 / 79), rel=1e-12)
+    counts = rng.integers(1, 30, 40)
+    first = TextLosses(rng.gamma(9, size=40), counts)
+    assert TextLosses(first.losses + 0.3 * counts, counts).ratio_error(first) < 1e-15
+    assert np.isnan(TextLosses(np.ones(1), np.ones(1)).ratio_error(TextLosses(np.ones(1), np.ones(1))))
 
 
 def test_a_long_text_is_read_in_pieces_that_share_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +137,14 @@ def test_a_long_text_is_read_in_pieces_that_share_a_token(monkeypatch: pytest.Mo
 def test_a_uniform_model_has_the_perplexity_of_its_vocabulary() -> None:
     model = tiny("llama")
     model.network.lm_head.weight.zero_()
-    assert perplexity(model, PROMPTS[2:4]) == pytest.approx(ROWS, rel=1e-12)
+    assert text_losses(model, PROMPTS[2:4]).perplexity == pytest.approx(ROWS, rel=1e-12)
 
 
 def test_probes_leave_the_caller_s_gradient_mode_alone() -> None:
     model = tiny("gpt2")
     assert torch.is_grad_enabled()
     assert not last_log_probabilities(model, PROMPTS).requires_grad
-    perplexity(model, [PROMPTS[0]])
+    text_losses(model, [PROMPTS[0]])
     assert torch.is_grad_enabled()
 
 
@@ -153,9 +176,9 @@ def test_tokens_that_the_tokenizer_adds_are_read_too() -> None:
          "it must have 1 to 24."),
         (lambda m: last_log_probabilities(m, ["a"], 0), "batch_size is 0; it must be a positive integer."),
         (lambda m: last_log_probabilities(m, ["a"], True), "batch_size is True; it must be a positive integer."),
-        (lambda m: perplexity(m, []), "texts is empty; there must be at least one."),
-        (lambda m: perplexity(m, ["a"]), "text 'a' has 1 tokens; it must have at least two."),
-        (lambda m: perplexity(m, ["a a"], 1.5), "batch_size is 1.5; it must be a positive integer."),
+        (lambda m: text_losses(m, []).perplexity, "texts is empty; there must be at least one."),
+        (lambda m: text_losses(m, ["a"]).perplexity, "text 'a' has 1 tokens; it must have at least two."),
+        (lambda m: text_losses(m, ["a a"], 1.5).perplexity, "batch_size is 1.5; it must be a positive integer."),
     ],
 )  # fmt: skip
 def test_bad_input_is_told(probe: Any, answer: str) -> None:

@@ -119,9 +119,9 @@ def test_every_word_is_one_token_of_pythia() -> None:
     with pytest.raises(
         ValueError, match=r"word ' Xylophilia' is \d tokens, or unknown; it must be a single token"
     ):
-        task.check_single_tokens(tokenizer, [" Mary", " Xylophilia"])
+        task.single_token_ids(tokenizer, [" Mary", " Xylophilia"])
     with pytest.raises(ValueError, match="word ' Bogotá' is 3 tokens"):
-        task.check_single_tokens(tokenizer, [" Bogotá"])
+        task.single_token_ids(tokenizer, [" Bogotá"])
 
 
 def gift(answer: str, subject: str) -> Prompt:

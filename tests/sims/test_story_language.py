@@ -153,7 +153,7 @@ def test_the_tokenizer_reads_texts_as_the_language_writes_them(tmp_path: Path) -
     words = prompts.prompt_words([*prompts.indirect_object_prompts(48, 0), *prompts.fact_prompts(48, 0)])
     assert prompts.single_token_ids(tokenizer, words) == tuple(LANGUAGE.token_of[word] for word in words)
     with pytest.raises(ValueError, match="word ' Xylophilia' is 1 tokens, or unknown"):
-        prompts.check_single_tokens(tokenizer, [" Xylophilia"])
+        prompts.single_token_ids(tokenizer, [" Xylophilia"])
 
 
 def test_wrong_settings_are_refused() -> None:

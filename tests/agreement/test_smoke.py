@@ -214,9 +214,11 @@ WRONG |= dict.fromkeys(
 WRONG["two_layer_first_gradient"] = lambda config: {"noise_level": config.noise_level + 0.125}
 # A theory that forgets the mask. Laws that are a little off are told apart in tests/sims/test_parallel_reach.py.
 WRONG["parallel_reach"] = lambda config: {"causal": not config.causal}
-# A start of another size.
-# A task of one step less, which every order answers.
+# A task of one step less, which every order answers; a theory that forgets the mask; one with two layers less.
 WRONG["parallel_training"] = lambda config: {"n_steps": config.n_steps - 1}
+WRONG["parallel_curriculum"] = lambda config: {"causal": not config.causal}
+WRONG["parallel_depth"] = lambda config: {"n_layers": config.n_layers - 2}
+# A start of another size.
 WRONG["small_start_growth"] = lambda config: {"init_exponent": config.init_exponent + 0.25}
 WRONG["memory_minibatch"] = lambda config: {"batch_size": config.batch_size // 4}
 # A law of half the width, noise that is of the other kind (the identity has none), and noise a half larger.

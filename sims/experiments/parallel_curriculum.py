@@ -1,0 +1,247 @@
+"""How far do trained transformers reason in parallel, when one step more is asked for only once all before it are answered?
+
+Decoders whose first layer's work is done (a position a pair), as in `parallel_training`, but trained by stages. Accuracy on every
+number of steps is read apart for orders of pairs within reach of the rules of propagation and beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
+
+import numpy as np
+import torch
+import xarray as xr
+
+from sims.contract import Claim, Finding, Scale, Verdict
+from sims.experiments._parallel_curriculum_figures import FIGURES as FIGURES
+from sims.experiments.parallel_training import ORDERS, WANG
+from sims.models.decoder import Decoder
+from sims.outcome import Outcome
+from sims.propagation import knowledge
+from sims.recipes.pair_curriculum import PairCurriculumRecipe, train_by_stages
+from sims.recipes.pair_reader import token_logits
+from sims.statistics import mean_interval
+from sims.streams import torch_generator
+from sims.tasks.pair_slots import Slots, draw_slots, sentence_of
+from theory import parallel_reasoning as theory
+
+NAME = "parallel_curriculum"
+
+
+@dataclass(frozen=True)
+class Config(PairCurriculumRecipe):
+    """One training, with the fields of `sims.recipes.pair_curriculum` and these.
+
+    - `n_probes`: readings, at equal distances, the last one at the last step. `n_evaluation`: sentences a reading, of all numbers
+      of steps.
+    """
+
+    final_step: int = 8000
+    n_probes: int = 32
+    n_evaluation: int = 6000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("n_probes", "n_evaluation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.final_step % self.n_probes:
+            raise ValueError(f"n_probes is {self.n_probes}; it must divide final_step = {self.final_step}.")
+
+    @property
+    def probe_steps(self) -> np.ndarray:
+        """Steps after which the model is read, int."""
+        return np.arange(1, self.n_probes + 1) * (self.final_step // self.n_probes)
+
+    @property
+    def stages(self) -> PairCurriculumRecipe:
+        """The training alone."""
+        return PairCurriculumRecipe(
+            **{one.name: getattr(self, one.name) for one in fields(PairCurriculumRecipe)}
+        )
+
+    @property
+    def depth(self) -> int:
+        """L of the theorem, the layer whose work is done included."""
+        return self.n_layers + 1
+
+    def task(self, n_steps: int) -> theory.ChainTask:
+        """The task of one number of steps."""
+        return theory.ChainTask(self.n_pairs, n_steps, self.tail, self.n_distractors)
+
+
+LAPTOP = Config(
+    n_pairs=10, n_steps=5, n_distractors=0, n_tokens=11, n_heads=4, learning_rate=1e-3, schedule="constant"
+)
+SMOKE = replace(
+    LAPTOP, n_pairs=7, n_tokens=8, width=32, attention_width=32, feed_forward_width=32, warmup_steps=5, final_step=20,
+    check_steps=10, n_checked=200, n_probes=2, n_evaluation=1500,
+)  # fmt: skip
+PAPER = replace(
+    LAPTOP, n_pairs=16, n_steps=13, n_tokens=17, width=256, n_heads=8, attention_width=256, feed_forward_width=512,
+    learning_rate=5e-4, batch_size=512, final_step=64_000,
+)  # fmt: skip
+MASKS = {"causal": (True, False)}
+SCALES = {
+    "smoke": Scale(SMOKE, MASKS, n_seeds=8),
+    "laptop": Scale(LAPTOP, MASKS, n_seeds=5),
+    "paper": Scale(PAPER, MASKS, n_seeds=5),
+}
+COMPARED = {"share": 0.0}
+"""Orders are sorted by rules run on tokens; theory counts them."""
+LEAST_STEPS = 1000
+"""Training steps below which nothing is claimed of what was learnt."""
+
+
+def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
+    """Train the stacked runs (equal configs); variables over `step`.
+
+    `accuracy` over `steps`, the number of steps asked for; `by_reach` over `steps` and `order`: apart for orders within reach of
+    the rules at this depth and mask and all others, 0 where there is none; `asked`: the most steps that training asked for.
+    `share` over `steps`: how many sentences are within reach.
+    """
+    config, seeds = runs[0][0], [seed for _, seed in runs]
+    draws = [torch_generator(NAME, "questions", seed, device) for seed in seeds]
+    questions = [draw_slots(config.problem, config.n_evaluation, one) for one in draws]
+    within = torch.stack([within_reach(config, one) for one in questions])
+    ids, labels, steps = (torch.stack([one[place] for one in questions]) for place in range(3))
+    groups = [steps == number for number in range(1, config.n_steps + 1)]
+
+    def read(model: Decoder) -> dict[str, np.ndarray]:
+        right = token_logits(model, ids, config.n_tokens).argmax(-1) == labels
+        classes = [
+            torch.stack([share_of(right, one & kind) for kind in (within, ~within)], 1) for one in groups
+        ]
+        found = {
+            "accuracy": torch.stack([share_of(right, one) for one in groups], 1),
+            "by_reach": torch.stack(classes, 1),
+        }
+        return {name: value.numpy(force=True) for name, value in found.items()}
+
+    readings = train_by_stages(config.stages, seeds, config.probe_steps, read, device)
+    shares = torch.stack([share_of(within, one) for one in groups], 1).numpy(force=True)
+    return [
+        xr.Dataset(
+            {
+                "accuracy": (("steps", "step"), readings["accuracy"][place]),
+                "by_reach": (("steps", "order", "step"), readings["by_reach"][place]),
+                "asked": ("step", readings["asked"][place].astype(float)),
+                "share": ("steps", shares[place]),
+            },
+            {"steps": np.arange(1, config.n_steps + 1), "order": list(ORDERS), "step": config.probe_steps},
+        )
+        for place in range(len(runs))
+    ]
+
+
+def share_of(right: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Share of the chosen sentences that are right, by seed, float64; 0 where none is chosen."""
+    return (right & chosen).double().sum(-1) / chosen.double().sum(-1).clamp(min=1)
+
+
+def within_reach(config: Config, asked: Slots) -> torch.Tensor:
+    """Whether the rules of `sims.propagation` answer each sentence at this arm's depth and mask, bool (batch,)."""
+    tokens = sentence_of(config.problem, asked.ids)
+    *_, knows = knowledge(tokens, config.depth, config.n_tokens, config.causal)
+    return knows[:, -1].gather(1, asked.labels[:, None])[:, 0] > 0
+
+
+def predict(config: Config) -> xr.Dataset:
+    """What a reader that obeys the rules can do. No theory here says whether training comes that far.
+
+    `share` over `steps`: of all orders, those within reach of this depth and mask.
+    """
+    law = theory.reach_distribution(config.depth, config.n_pairs)
+    if not config.causal:
+        law = {min(theory.bounds(config.depth).upper, config.n_pairs): Fraction(1)}
+    numbers = list(range(1, config.n_steps + 1))
+    shares = [float(sum(chance for reach, chance in law.items() if reach >= one)) for one in numbers]
+    return xr.Dataset(
+        {
+            "accuracy": (("steps", "step"), np.full((len(numbers), config.n_probes), np.nan)),
+            "share": ("steps", shares),
+        },
+        {"steps": numbers, "step": config.probe_steps},
+    )
+
+
+def at_the_end(outcome: Outcome, causal: bool) -> xr.Dataset:
+    """Measurements at the last step, with the mask or without."""
+    found = outcome.measured.isel(step=-1)
+    return found.sel(causal=causal, drop=True) if "causal" in found.dims else found
+
+
+def by_number(accuracy: xr.DataArray) -> str:
+    """Mean accuracies by the number of steps, for a note."""
+    means = accuracy.mean("seed")
+    return ", ".join(f"{int(one)}: {float(means.sel(steps=one)):.2f}" for one in means["steps"].values)
+
+
+def long_enough(check: Callable[[Outcome], Finding]) -> Callable[[Outcome], Finding]:
+    """A check that is not measured where training is too short to learn anything."""
+
+    def checked(outcome: Outcome) -> Finding:
+        if outcome.configs[0].final_step >= LEAST_STEPS:
+            return check(outcome)
+        note = f"this scale trains for fewer than {LEAST_STEPS} steps"
+        return Finding(np.nan, (np.nan, np.nan), None, "not_measured", note)
+
+    return checked
+
+
+@long_enough
+def _whole_without_mask(outcome: Outcome) -> Finding:
+    accuracy = at_the_end(outcome, causal=False)["accuracy"]
+    upper = theory.bounds(outcome.configs[0].depth).upper
+    value, interval = mean_interval(accuracy.sel(steps=upper).values)
+    over, (_, most) = mean_interval(accuracy.sel(steps=upper + 1).values)
+    verdict: Verdict = "holds" if interval[0] >= 0.9 and most <= 0.5 else "fails"
+    note = f"accuracy on {upper} steps; on {upper + 1} it is {over:.3f}; by number of steps {by_number(accuracy)}"
+    return Finding(value, interval, 1.0, verdict, note)
+
+
+@long_enough
+def _every_order(outcome: Outcome) -> Finding:
+    accuracy = at_the_end(outcome, causal=True)["accuracy"]
+    value, interval = mean_interval(accuracy.sel(steps=theory.bounds(outcome.configs[0].depth).lower).values)
+    verdict: Verdict = "holds" if interval[0] >= 0.9 else "fails"
+    note = f"accuracy on three steps; by number of steps {by_number(accuracy)}"
+    return Finding(value, interval, 1.0, verdict, note)
+
+
+@long_enough
+def _order_decides(outcome: Outcome) -> Finding:
+    four = at_the_end(outcome, causal=True)["by_reach"].sel(steps=4)
+    inside, outside = (four.sel(order=one).values for one in ORDERS)
+    value, interval = mean_interval(inside - outside)
+    reached, (low, _) = mean_interval(inside)
+    verdict: Verdict = "holds" if interval[0] >= 0.3 and low >= 0.9 else "fails"
+    note = f"within minus beyond reach, four steps; {reached:.3f} and {float(outside.mean()):.3f}"
+    return Finding(value, interval, None, verdict, note)
+
+
+CLAIMS = (
+    Claim(
+        "W6.9",
+        "ours",
+        "Trained by stages, three layers without the mask answer what the theorem allows, four steps, and no more.",
+        "Accuracy at least 0.9 on four steps, at most 0.5 on five.",
+        _whole_without_mask,
+    ),
+    Claim(
+        "W6.10",
+        WANG,
+        "Trained by stages, three layers with the causal mask reason in parallel: they answer three steps in every order.",
+        "Accuracy at least 0.9 on three steps.",
+        _every_order,
+    ),
+    Claim(
+        "W6.11",
+        "ours",
+        "They answer four steps in those orders in which the theorem allows it, and in no others.",
+        "Accuracy on four steps at least 0.9 within reach of the rules, and higher by 0.3 than beyond it.",
+        _order_decides,
+    ),
+)

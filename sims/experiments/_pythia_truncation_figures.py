@@ -30,70 +30,56 @@ def _table(measured: xr.Dataset, reading: str, cut: str) -> xr.DataArray:
     return change.mean("seed")
 
 
-def _heat_map(measured: xr.Dataset, titles: dict[str, str], cut: str) -> Figure:
-    places = [str(one) for one in measured["place"].values]
-    figure, axes = plotting.panels(1, len(titles), width=5.0, height=1.2 + 0.2 * len(places), sharey=True)
-    for one, (reading, title) in zip(axes[0], titles.items(), strict=True):
-        table = _table(measured, reading, cut).transpose("place", "fraction")
-        drawn = one.imshow(table, cmap="RdBu_r", vmin=-0.4, vmax=0.4, aspect="auto")
-        one.set_xticks(
-            range(table.sizes["fraction"]),
-            [f"{float(value):g}" for value in table["fraction"]],
-            fontsize=9,
-            rotation=60,
+def _heat_maps(tables: dict[str, xr.DataArray], label: str, width: float) -> Figure:
+    """Tables of changes side by side, matrices from top to bottom, all on one scale; by their titles."""
+    places = [str(one) for one in next(iter(tables.values()))["place"].values]
+    figure, axes = plotting.panels(1, len(tables), width=width, height=1.2 + 0.2 * len(places), sharey=True)
+    for one, (title, table) in zip(axes[0], tables.items(), strict=True):
+        drawn = one.imshow(
+            table.transpose("place", "fraction"), cmap="RdBu_r", vmin=-0.4, vmax=0.4, aspect="auto"
         )
+        fractions = [f"{float(value):g}" for value in table["fraction"]]
+        one.set_xticks(range(len(fractions)), fractions, fontsize=8, rotation=60)
         one.set_yticks(range(len(places)), places, fontsize=9)
         one.grid(visible=False)
         plotting.label_axes(
             one, title=title, x="rank fraction", y="matrix, layer" if one is axes[0, 0] else ""
         )
-    figure.colorbar(drawn, ax=list(axes[0]), shrink=0.8, label="change of the mean probability")
+    figure.colorbar(drawn, ax=list(axes[0]), shrink=0.8, label=label)
     return figure
+
+
+def _answer_and_generic(outcome: Outcome, cut: str, told: str) -> Figure:
+    tables = {
+        f"{name}, {told}": _table(_latest(outcome), reading, cut)
+        for name, reading in (("p(answer)", "answer_probability"), ("p( the)", "generic_probability"))
+    }
+    return _heat_maps(tables, "change of the mean probability", 5.0)
 
 
 def truncations(outcome: Outcome) -> Figure:
     """Change of p(answer) and p( the) when the top fraction of one matrix is all that is kept; at the last checkpoint."""
-    return _heat_map(
-        _latest(outcome),
-        {"answer_probability": "p(answer), top kept", "generic_probability": "p( the), top kept"},
-        "keep the top",
-    )
+    return _answer_and_generic(outcome, "keep the top", "top kept")
 
 
 def removals(outcome: Outcome) -> Figure:
     """The same when the top fraction is removed."""
-    return _heat_map(
-        _latest(outcome),
-        {"answer_probability": "p(answer), top removed", "generic_probability": "p( the), top removed"},
-        "remove the top",
-    )
+    return _answer_and_generic(outcome, "remove the top", "top removed")
 
 
 def checkpoints(outcome: Outcome) -> Figure:
     """Change of p(answer) by truncation at every checkpoint."""
-    measured = outcome.measured
-    revisions = measured["revision"].values if "revision" in measured.dims else [None]
-    places = [str(one) for one in measured["place"].values]
-    figure, axes = plotting.panels(1, len(revisions), width=3.8, height=1.2 + 0.2 * len(places), sharey=True)
-    for one, revision in zip(axes[0], revisions, strict=True):
-        here = measured if revision is None else measured.sel(revision=revision)
-        table = _table(here, "answer_probability", "keep the top").transpose("place", "fraction")
-        drawn = one.imshow(table, cmap="RdBu_r", vmin=-0.4, vmax=0.4, aspect="auto")
-        one.set_xticks(
-            range(table.sizes["fraction"]),
-            [f"{float(value):g}" for value in table["fraction"]],
-            fontsize=8,
-            rotation=60,
+    measured, base = outcome.measured, str(outcome.configs[0].revision)
+    if "revision" not in measured.dims:
+        measured = measured.expand_dims(revision=[base])
+    names = [str(one) for one in measured["revision"].values]
+    tables = {
+        "last step" if name == "main" else name.replace("step", "step "): _table(
+            measured.sel(revision=name), "answer_probability", "keep the top"
         )
-        one.set_yticks(range(len(places)), places, fontsize=9)
-        one.grid(visible=False)
-        name = str(outcome.configs[0].revision if revision is None else revision)
-        title = "last step" if name == "main" else name.replace("step", "step ")
-        plotting.label_axes(
-            one, title=title, x="rank fraction", y="matrix, layer" if one is axes[0, 0] else ""
-        )
-    figure.colorbar(drawn, ax=list(axes[0]), shrink=0.8, label="change of p(answer)")
-    return figure
+        for name in names
+    }
+    return _heat_maps(tables, "change of p(answer)", 3.8)
 
 
 def by_fraction(outcome: Outcome) -> Figure:

@@ -95,7 +95,7 @@ SCALES = {
         {"revision": ("main",)},
         n_seeds=1,
     ),
-    "laptop": Scale(Config(), {"revision": ("step362", "step1024", "main")}, n_seeds=5),
+    "laptop": Scale(Config(), {"revision": ("step362", "main")}, n_seeds=5),
     "paper": Scale(
         Config(model="story-paper", n_indirect_object=192, n_fact=192, precision="float32"),
         {"revision": ("step512", "step2048", "main")},

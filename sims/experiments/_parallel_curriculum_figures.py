@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sims import plotting
 from sims.outcome import Outcome
-from theory.parallel_reasoning import bounds, rule_accuracy
+from theory.parallel_reasoning import ChainTask, bounds, guessing_accuracy
 
 
-def _panels(outcome: Outcome) -> tuple[Figure, list[tuple[Axes, str, bool]]]:
+def _by_mask(outcome: Outcome, values: xr.Dataset) -> xr.Dataset:
+    """Measurements or predictions with an axis of masks, also where there is one mask only."""
+    return values if "causal" in values.dims else values.expand_dims(causal=[outcome.configs[0].causal])
+
+
+def _panels(measured: xr.Dataset) -> tuple[Figure, list[tuple[Axes, str, bool]]]:
     """A panel for each mask, side by side: its axes, its title, and whether there is a mask."""
-    masks = [bool(one) for one in outcome.measured["causal"].values]
+    masks = [bool(one) for one in measured["causal"].values]
     figure, axes = plotting.panels(1, len(masks), width=4.4, height=2.9, sharey=True)
     titles = ["with the mask" if one else "without the mask" for one in masks]
     return figure, list(zip(axes[0], titles, masks, strict=True))
@@ -26,10 +30,11 @@ def stages(outcome: Outcome) -> Figure:
 
     Lines: what the theorem allows, with the mask in every order and in the best one.
     """
-    config, (figure, panels) = outcome.configs[0], _panels(outcome)
+    config, measured = outcome.configs[0], _by_mask(outcome, outcome.measured)
+    figure, panels = _panels(measured)
     limits = bounds(config.depth)
     for one, title, causal in panels:
-        accuracy = outcome.measured["accuracy"].sel(causal=causal)
+        accuracy = measured["accuracy"].sel(causal=causal)
         answered = (accuracy >= config.promotion).cumprod("steps").sum("steps")
         for place, seed in enumerate(answered["seed"].values):
             shift = 0.12 * (place - (answered.sizes["seed"] - 1) / 2)
@@ -58,15 +63,17 @@ def stages(outcome: Outcome) -> Figure:
 def by_reach(outcome: Outcome) -> Figure:
     """Accuracy at the last step by the number of steps, a point a run: orders within reach of the rules, and beyond it.
 
-    Grey bars: a reader that obeys the rules and guesses beyond its reach, over all orders.
+    Grey bars: a reader that obeys the rules, from all sides, and guesses as well as it can beyond its reach; over all orders.
     """
-    config, (figure, panels) = outcome.configs[0], _panels(outcome)
+    config, measured = outcome.configs[0], _by_mask(outcome, outcome.measured)
+    predicted = _by_mask(outcome, outcome.predicted)
+    figure, panels = _panels(measured)
     for one, title, causal in panels:
-        last = outcome.measured["by_reach"].sel(causal=causal).isel(step=-1)
-        shares = outcome.measured["share"].sel(causal=causal)
-        law = _law(outcome.predicted["share"].sel(causal=causal).values)
+        last = measured["by_reach"].sel(causal=causal).isel(step=-1)
+        shares = measured["share"].sel(causal=causal)
+        law = _law(predicted["share"].sel(causal=causal).values)
         for number in (int(each) for each in last["steps"].values):
-            level = float(rule_accuracy(config.task(number), law))
+            level = _best_accuracy(config.task(number), law)
             one.bar(number, level, 0.8, color="0.9", zorder=0, label="all rules")
             for place, order in enumerate(last["order"].values):
                 there = shares.sel(steps=number) > 0 if place == 0 else shares.sel(steps=number) < 1
@@ -89,10 +96,19 @@ def by_reach(outcome: Outcome) -> Figure:
     return figure
 
 
-def _law(shares: np.ndarray) -> dict[int, Fraction]:
+def _law(shares: np.ndarray) -> dict[int, float]:
     """Reach → probability, of the shares of orders with a reach of at least 1, 2, …; what is beyond counts as the last."""
     least = np.append(shares, 0.0)
-    return {number: Fraction(least[number - 1]) - Fraction(least[number]) for number in range(1, len(least))}
+    return {number: float(least[number - 1] - least[number]) for number in range(1, len(least))}
+
+
+def _best_accuracy(task: ChainTask, law: dict[int, float]) -> float:
+    """Accuracy of one who knows all within reach, from the start and from the chain's ends, and guesses among the rest."""
+    answered = {
+        reach: 1.0 if reach >= task.n_steps else float(guessing_accuracy(task, reach, task.n_steps))
+        for reach in law
+    }
+    return sum(share * answered[reach] for reach, share in law.items())
 
 
 FIGURES = {"stages": stages, "by_reach": by_reach}

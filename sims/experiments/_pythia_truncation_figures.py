@@ -32,7 +32,7 @@ def _table(measured: xr.Dataset, reading: str, cut: str) -> xr.DataArray:
 
 def _heat_maps(tables: dict[str, xr.DataArray], label: str, width: float) -> Figure:
     """Tables of changes side by side, matrices from top to bottom, all on one scale; by their titles."""
-    places = [str(one) for one in next(iter(tables.values()))["place"].values]
+    places = [_told(str(one)) for one in next(iter(tables.values()))["place"].values]
     figure, axes = plotting.panels(1, len(tables), width=width, height=1.2 + 0.2 * len(places), sharey=True)
     for one, (title, table) in zip(axes[0], tables.items(), strict=True):
         drawn = one.imshow(
@@ -47,6 +47,12 @@ def _heat_maps(tables: dict[str, xr.DataArray], label: str, width: float) -> Fig
         )
     figure.colorbar(drawn, ax=list(axes[0]), shrink=0.8, label=label)
     return figure
+
+
+def _told(place: str) -> str:
+    """A place in words."""
+    role, layer = place.split()
+    return f"{ROLES[role]}, {layer}"
 
 
 def _answer_and_generic(outcome: Outcome, cut: str, told: str) -> Figure:

@@ -168,9 +168,8 @@ def predict(config: Config) -> xr.Dataset:
 
 
 def at_the_end(outcome: Outcome, causal: bool) -> xr.Dataset:
-    """Measurements at the last step, with the mask or without."""
-    found = outcome.measured.isel(step=-1)
-    return found.sel(causal=causal, drop=True) if "causal" in found.dims else found
+    """Measurements at the last step, with the mask or without. Raises KeyError where the runs have no axis of masks."""
+    return outcome.measured.isel(step=-1).sel(causal=causal, drop=True)
 
 
 def by_number(accuracy: xr.DataArray) -> str:
@@ -197,17 +196,22 @@ def _whole_without_mask(outcome: Outcome) -> Finding:
     upper = theory.bounds(outcome.configs[0].depth).upper
     value, interval = mean_interval(accuracy.sel(steps=upper).values)
     over, (_, most) = mean_interval(accuracy.sel(steps=upper + 1).values)
-    verdict: Verdict = "holds" if interval[0] >= 0.9 and most <= 0.5 else "fails"
-    note = f"accuracy on {upper} steps; on {upper + 1} it is {over:.3f}; by number of steps {by_number(accuracy)}"
+    verdict: Verdict = "holds" if interval[0] >= 0.9 and most <= 0.6 else "fails"
+    guess = float(theory.guessing_accuracy(outcome.configs[0].task(upper + 1), upper, upper))
+    note = (
+        f"accuracy on {upper} steps; on {upper + 1} it is {over:.3f}, where a perfect guess has {guess:.3f}; by number of steps "
+        f"{by_number(accuracy)}"
+    )
     return Finding(value, interval, 1.0, verdict, note)
 
 
 @long_enough
-def _every_order(outcome: Outcome) -> Finding:
+def _parallel(outcome: Outcome) -> Finding:
     accuracy = at_the_end(outcome, causal=True)["accuracy"]
-    value, interval = mean_interval(accuracy.sel(steps=theory.bounds(outcome.configs[0].depth).lower).values)
+    lower = theory.bounds(outcome.configs[0].depth).lower
+    value, interval = mean_interval(accuracy.sel(steps=lower).values)
     verdict: Verdict = "holds" if interval[0] >= 0.9 else "fails"
-    note = f"accuracy on three steps; by number of steps {by_number(accuracy)}"
+    note = f"accuracy on {lower} steps; by number of steps {by_number(accuracy)}"
     return Finding(value, interval, 1.0, verdict, note)
 
 
@@ -227,20 +231,20 @@ CLAIMS = (
         "W6.9",
         "ours",
         "Trained by stages, three layers without the mask answer what the theorem allows, four steps, and no more.",
-        "Accuracy at least 0.9 on four steps, at most 0.5 on five.",
+        "Accuracy at least 0.9 on four steps, at most 0.6 on five, where one who knows four and guesses can have 0.52.",
         _whole_without_mask,
     ),
     Claim(
         "W6.10",
         WANG,
-        "Trained by stages, three layers with the causal mask reason in parallel: they answer three steps in every order.",
-        "Accuracy at least 0.9 on three steps.",
-        _every_order,
+        "Trained by stages, three layers with the causal mask reason in parallel: they answer three steps.",
+        "Accuracy at least 0.9 on three steps, mean over all orders of pairs.",
+        _parallel,
     ),
     Claim(
         "W6.11",
         "ours",
-        "They answer four steps in those orders in which the theorem allows it, and in no others.",
+        "They answer four steps in those orders in which the theorem allows it, and far less often in others.",
         "Accuracy on four steps at least 0.9 within reach of the rules, and higher by 0.3 than beyond it.",
         _order_decides,
     ),

@@ -164,8 +164,13 @@ def _first(outcome: Outcome) -> Finding:
     )
     told += f"; never in {never} runs" if never else ""
     same = outcome.measured["same_as"]
-    wrong = [f"{int(one):d}" for one in same["step"].values if bool((same.sel(step=one) != one).any())]
-    told += f"; checkpoints that hold the weights of another one: {', '.join(wrong)}" if wrong else ""
+    groups = [
+        " = ".join(f"{int(step)}" for step in one["step"].values[one.values == last])
+        for one in (same.isel(seed=place) for place in range(same.sizes["seed"]))
+        for last in np.unique(one.values)
+        if int((one == last).sum()) > 1
+    ]
+    told += f"; checkpoints with the same weights: {', '.join(dict.fromkeys(groups))}" if groups else ""
     return Finding(value, interval, None, "holds" if interval[0] >= 2 else "fails", told)
 
 
@@ -182,7 +187,7 @@ def _contrast(outcome: Outcome) -> Finding:
         note = f"training ends before the two names are told apart in {never} of {told_apart.size} runs"
         return Finding(np.nan, (np.nan, np.nan), None, "not_measured", note)
     last = float(values["step"].max())
-    doublings = np.log2(np.minimum(told_apart.values, last) / np.minimum(copied.values, last))
+    doublings = np.log2(np.clip(told_apart.values, 1, last)) - np.log2(np.clip(copied.values, 1, last))
     value, interval = mean_interval(doublings)
     if math.isnan(interval[0]):
         interval = (value, value)

@@ -258,6 +258,8 @@ def _price(outcome: Outcome) -> Finding:
     if len(ratio) == 1:  # then over texts
         half = float(np.exp(1.96 * best["price_error"].values[0]))
         interval = (value / half, value * half)
+    if np.isnan(interval[0]):
+        return Finding(value, interval, None, "not_measured", "a single text tells no interval")
     return Finding(
         value, interval, None, "holds" if interval[1] <= 1.1 else "fails",
         f"perplexity over that of the whole model, after the truncation of P2: {_told(best)}",

@@ -152,7 +152,7 @@ def test_checkpoints_in_a_folder_give_the_numbers_of_our_own(
     again = run("pythia_over_training", model=str(folder), steps=(0, 1, 2), **SMALL)
     assert again.measured["same_as"].values.tolist() == [[2, 1, 2]]
     (first,) = (claim for claim in pythia_over_training.CLAIMS if claim.id == "P1")
-    assert first.check(again).note.endswith("checkpoints that hold the weights of another one: 0")
+    assert first.check(again).note.endswith("checkpoints with the same weights: 0 = 2")
 
 
 def test_a_tokenizer_without_the_words_is_refused_in_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
@@ -586,3 +586,19 @@ def test_the_price_of_one_model_has_an_interval_over_texts() -> None:
     (price,) = (claim for claim in pythia_truncation.CLAIMS if claim.id == "P5")
     outcome = sims.Outcome(contract.plan("pythia_truncation", "smoke"), table_by_hand().isel(seed=[0]))
     assert price.check(outcome).interval == pytest.approx((2.5 * np.exp(-0.98), 2.5 * np.exp(0.98)))
+    outcome.measured["price_error"] *= np.nan  # of a single text
+    assert price.check(outcome).verdict == "not_measured"
+
+
+def test_onsets_at_the_first_step_count_as_one() -> None:
+    """A first checkpoint that holds the last weights knows everything: no doublings, and no division by 0."""
+    axes = {"seed": [0, 1], "step": [0, 1, 2], "kind": list(KINDS), "reading": list(READINGS)}
+    value = xr.DataArray(np.full([len(one) for one in axes.values()], 0.4), axes)
+    value.loc[{"reading": "subject_probability"}] = 0.1
+    same_as = (("seed", "step"), [[2.0, 1.0, 2.0]] * 2)
+    outcome = sims.Outcome(
+        contract.plan("pythia_over_training", "smoke"), xr.Dataset({"value": value, "same_as": same_as})
+    )
+    for claim in pythia_over_training.CLAIMS:
+        found = claim.check(outcome)
+        assert (found.measured, found.verdict) == (0.0, "fails")

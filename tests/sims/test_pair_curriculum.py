@@ -16,6 +16,7 @@ from sims.experiments.parallel_curriculum import ORDERS, Config, within_reach
 from sims.models.decoder import Decoder
 from sims.recipes import pair_curriculum
 from sims.recipes.pair_curriculum import PairCurriculumRecipe, train_by_stages
+from sims.recipes.pair_reader import token_logits
 from sims.streams import torch_generator
 from sims.tasks.pair_slots import draw_slots, sentence_of
 from theory import parallel_reasoning as theory
@@ -55,9 +56,33 @@ def test_one_step_more_is_asked_for_when_all_so_far_are_answered(monkeypatch: py
     assert train_by_stages(hard, (0,), (20,), nothing)["asked"].tolist() == [[1]]
 
 
+def test_every_number_of_steps_so_far_must_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that is always right on the newest number and always wrong on the others comes to two steps, and no farther."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def draw(*arguments: Any) -> Any:
+        found = draw_slots(*arguments)
+        seen.append((found.labels, found.n_steps))
+        return found
+
+    def answers(model: Decoder, ids: torch.Tensor, n_tokens: int) -> torch.Tensor:
+        logits = token_logits(model, ids, n_tokens)
+        labels, steps = seen[-1]
+        if len(labels) == 200:  # a look
+            right = torch.where(steps == steps.max(), labels, (labels + 1) % n_tokens)
+            return 0 * logits + torch.nn.functional.one_hot(right, n_tokens)
+        return logits
+
+    monkeypatch.setattr(pair_curriculum, "draw_slots", draw)
+    monkeypatch.setattr(pair_curriculum, "token_logits", answers)
+    recipe = PairCurriculumRecipe(**SMALL, promotion=0.5)
+    assert train_by_stages(recipe, (0,), (3, 7, 20), nothing)["asked"].tolist() == [[1, 2, 2]]
+
+
 def test_a_seed_does_not_depend_on_its_neighbours() -> None:
-    recipe = PairCurriculumRecipe(**SMALL, promotion=0.05)
+    recipe = PairCurriculumRecipe(**SMALL, promotion=0.1)
     together = train_by_stages(recipe, (3, 5), (10, 20), weights_at_the_end)
+    assert together["asked"][0, -1] != together["asked"][1, -1]  # each seed has its own stage
     for place, seed in enumerate((3, 5)):
         alone = train_by_stages(recipe, (seed,), (10, 20), weights_at_the_end)
         assert alone["asked"].tolist() == together["asked"][place : place + 1].tolist()
@@ -116,7 +141,8 @@ FOUR = {True: [0.95, 0.4], False: [0.98, np.nan]}
 
 
 def ended(name: str = "parallel_curriculum", scale: str = "laptop", **changes: float) -> sims.Outcome:
-    """An outcome by hand; two seeds alike, up to 0.01. Changes are with the mask: within reach, or to a number of steps."""
+    """An outcome by hand; two seeds alike, up to 0.01. Changes are with the mask to three steps and to four within reach and
+    beyond, without it to five."""
     axes: dict[str, Any] = {
         "causal": [True, False],
         "seed": [0, 1],
@@ -133,6 +159,10 @@ def ended(name: str = "parallel_curriculum", scale: str = "laptop", **changes: f
                 by_reach.loc[{**where, "steps": 4, "order": order}] = four + shift
             if causal and "three" in changes:
                 accuracy.loc[{**where, "steps": 3}] = changes["three"] + shift
+            if not causal and "five" in changes:
+                accuracy.loc[{**where, "steps": 5}] = changes["five"] + shift
+            if causal and "outside" in changes:
+                by_reach.loc[{**where, "steps": 4, "order": ORDERS[1]}] = changes["outside"] + shift
             if causal and "inside" in changes:
                 by_reach.loc[{**where, "steps": 4, "order": ORDERS[0]}] = changes["inside"] + shift
     return sims.Outcome(contract.plan(name, scale), xr.Dataset({"accuracy": accuracy, "by_reach": by_reach}))
@@ -150,12 +180,23 @@ def test_claims_read_the_last_step() -> None:
     assert [found[name].verdict for name in ("W6.9", "W6.10", "W6.11")] == ["holds", "holds", "fails"]
     assert checked(inside=0.98)["W6.11"].verdict == "holds"
     assert checked(inside=0.68)["W6.11"].verdict == "fails"
+    assert checked(inside=0.98, outside=0.75)["W6.11"].verdict == "fails"
     assert checked(three=0.9)["W6.10"].verdict == "fails"
+    assert checked(five=0.6)["W6.9"].verdict == "fails"
+
+
+def test_claims_without_the_mask_do_not_judge_runs_with_it() -> None:
+    outcome = ended()
+    chosen = sims.Outcome(outcome.plan, outcome.measured.sel(causal=True, drop=True))
+    for claim in (*parallel_curriculum.CLAIMS, *parallel_depth.CLAIMS):
+        with pytest.raises(KeyError):
+            claim.check(chosen)
 
 
 def test_claims_on_depth_read_seven_and_nine_steps() -> None:
     plan = contract.plan("parallel_depth", "laptop")
-    accuracy = xr.DataArray(np.ones((2, 9, 1)), {"seed": [0, 1], "steps": np.arange(1, 10), "step": [8000]})
+    axes = {"causal": [False], "seed": [0, 1], "steps": np.arange(1, 10), "step": [8000]}
+    accuracy = xr.DataArray(np.ones((1, 2, 9, 1)), axes)
     accuracy.loc[{"steps": 9}] = 0.2
     found = [
         claim.check(sims.Outcome(plan, xr.Dataset({"accuracy": accuracy}))) for claim in parallel_depth.CLAIMS
@@ -177,10 +218,7 @@ def test_more_steps_than_asked_for_are_not_learnt_by_themselves() -> None:
     asked = draw_slots(recipe.problem, 600, torch_generator("test", "curriculum", 1))
 
     def accuracy(model: Decoder) -> dict[str, np.ndarray]:
-        right = (
-            pair_curriculum.token_logits(model, asked.ids[None], recipe.n_tokens)[0].argmax(-1)
-            == asked.labels
-        )
+        right = token_logits(model, asked.ids[None], recipe.n_tokens)[0].argmax(-1) == asked.labels
         return {
             "accuracy": np.array([[float(right[asked.n_steps == one].double().mean()) for one in (1, 2)]])
         }

@@ -124,7 +124,7 @@ def _one(config: Config, seed: int, device: str) -> xr.Dataset:
     draw = torch_generator(NAME, "sequences", seed, device)
     zero = build(problem, 1, config.features, config.features, device=device, dtype=torch.float64)
     forward, value, _ = _gradients(zero, sampler, config.n_sequences, draw)
-    margins = _margins(replace(zero, feed_forward=forward, value=value), sampler, config, draw)
+    first_margins = _margins(replace(zero, feed_forward=forward, value=value), sampler, config, draw)
 
     best = torch.full((size,), np.log((1 - config.noise_level) / (size - 2)), dtype=torch.float64)
     best[problem.trigger], best[problem.noise_token] = IMPOSSIBLE, np.log(config.noise_level)
@@ -146,7 +146,7 @@ def _one(config: Config, seed: int, device: str) -> xr.Dataset:
     scores = probes.order_parameters(replace(third, key_query=keys), problem)["key_query"][0]
     return xr.Dataset(
         {
-            **{name: ((), number * _unit(name, config)) for name, number in margins.items()},
+            **{name: ((), number * _unit(name, config)) for name, number in first_margins.items()},
             "copy_strength": ((), strength * _unit("copy", config)),
             "copy_elsewhere": ((), max(abs(block[:8]).max() for block in blocks) * _unit("copy", config)),
             "key_query": ("key", scores * problem.context_length / COPYING),

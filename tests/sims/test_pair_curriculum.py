@@ -11,13 +11,14 @@ import xarray as xr
 
 import sims
 from sims import contract
-from sims.experiments import parallel_curriculum, parallel_depth
+from sims.experiments import parallel_curriculum, parallel_depth, parallel_lengths
 from sims.experiments.parallel_curriculum import ORDERS, Config, within_reach
 from sims.models.decoder import Decoder
 from sims.recipes import pair_curriculum
 from sims.recipes.pair_curriculum import PairCurriculumRecipe, train_by_stages
 from sims.recipes.pair_reader import token_logits
 from sims.streams import torch_generator
+from sims.tasks.pair_chains import draw
 from sims.tasks.pair_slots import draw_slots, sentence_of
 from theory import parallel_reasoning as theory
 
@@ -39,12 +40,12 @@ def test_one_step_more_is_asked_for_when_all_so_far_are_answered(monkeypatch: py
     """Where anything will do, at every look; where all must be right, never. And no more steps are drawn than are asked for."""
     drawn: list[tuple[int, int]] = []
 
-    def draw(*arguments: Any) -> Any:
+    def drawing(*arguments: Any) -> Any:
         found = draw_slots(*arguments)
         drawn.append((len(found.labels), int(found.n_steps.max())))
         return found
 
-    monkeypatch.setattr(pair_curriculum, "draw_slots", draw)
+    monkeypatch.setattr(pair_curriculum, "draw_slots", drawing)
     # some answers of 200 are right by chance, of each number of steps, of 8 tokens: none with probability below 1e-2 in all
     easy = PairCurriculumRecipe(**SMALL, promotion=1e-9)
     found = train_by_stages(easy, (0,), (3, 4, 5, 8, 9, 12, 13, 20), nothing)
@@ -60,7 +61,7 @@ def test_every_number_of_steps_so_far_must_be_answered(monkeypatch: pytest.Monke
     """A reader that is always right on the newest number and always wrong on the others comes to two steps, and no farther."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def draw(*arguments: Any) -> Any:
+    def drawing(*arguments: Any) -> Any:
         found = draw_slots(*arguments)
         seen.append((found.labels, found.n_steps))
         return found
@@ -73,7 +74,7 @@ def test_every_number_of_steps_so_far_must_be_answered(monkeypatch: pytest.Monke
             return 0 * logits + torch.nn.functional.one_hot(right, n_tokens)
         return logits
 
-    monkeypatch.setattr(pair_curriculum, "draw_slots", draw)
+    monkeypatch.setattr(pair_curriculum, "draw_slots", drawing)
     monkeypatch.setattr(pair_curriculum, "token_logits", answers)
     recipe = PairCurriculumRecipe(**SMALL, promotion=0.5)
     assert train_by_stages(recipe, (0,), (3, 7, 20), nothing)["asked"].tolist() == [[1, 2, 2]]
@@ -202,6 +203,70 @@ def test_claims_on_depth_read_seven_and_nine_steps() -> None:
         claim.check(sims.Outcome(plan, xr.Dataset({"accuracy": accuracy}))) for claim in parallel_depth.CLAIMS
     ]
     assert [(one.measured, one.verdict) for one in found] == [(1.0, "holds"), (pytest.approx(0.2), "fails")]
+
+
+def test_claims_on_lengths_compare_chains_of_one_pair_less() -> None:
+    """Four steps on shorter chains; what five steps lose by them."""
+    plan = contract.plan("parallel_lengths", "laptop")
+    axes = {"seed": [0, 1], "missing": [0, 1, 2], "steps": np.arange(1, 6), "step": [8000]}
+    accuracy = xr.DataArray(np.ones((2, 3, 5, 1)), axes)
+    accuracy.loc[{"steps": 5}] = np.array([0.9, 0.5, 0.1])[:, None]
+    longest = xr.DataArray(np.ones((2, 4, 1)), {"seed": [0, 1], "room": [2, 3, 4, 5], "step": [8000]})
+    longest.loc[{"room": 5}] = 0.6
+
+    def verdicts() -> list[str]:
+        outcome = sims.Outcome(plan, xr.Dataset({"accuracy": accuracy, "longest": longest}))
+        return [claim.check(outcome).verdict for claim in parallel_lengths.CLAIMS]
+
+    assert verdicts() == ["holds"] * 3
+    accuracy.loc[{"missing": 1, "steps": 5}] = 0.7
+    accuracy.loc[{"missing": 1, "steps": 4}] = 0.8
+    longest.loc[{"room": 2}] = 0.4
+    assert verdicts() == ["fails"] * 3
+
+
+def test_pairs_beyond_the_label_are_counted_on_its_own_chain() -> None:
+    """The chain's end is as many pairs from the label as are left when start and steps are taken off."""
+    config = parallel_lengths.Config(
+        n_pairs=8, n_steps=3, n_distractors=2, n_tokens=13, most_missing=1, n_probes=1
+    )
+    draws = [torch_generator("test", "beyond", 7) for _ in range(2)]
+    drawn = draw_slots(config.problem, 300, draws[0])
+    plain = draw(config.problem, 300, draws[1])
+    expected = config.n_pairs - plain.start - plain.n_steps
+    assert torch.equal(parallel_lengths.pairs_beyond(config, drawn.ids, drawn.labels), expected)
+    assert set(expected[plain.n_steps == 3].tolist()) == set(config.rooms)
+
+
+@pytest.mark.parametrize("most_missing", [0, 4, -1])
+def test_chains_cannot_be_shorter_than_the_longest_task(most_missing: int) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        parallel_lengths.Config(
+            n_pairs=9, n_steps=4, n_distractors=0, n_tokens=16, n_probes=1, most_missing=most_missing
+        )
+    wanted = f"most_missing is {most_missing}; it must be from 1 to 3, so that the longest task has a start."
+    assert str(caught.value) == wanted
+
+
+def test_shorter_chains_are_asked_of_the_models_of_parallel_curriculum() -> None:
+    """The same seed trains the same model: on chains of full length both experiments read it alike, up to other questions."""
+    settings = {
+        **SMALL,
+        "n_pairs": 7,
+        "causal": False,
+        "promotion": 0.05,
+        "n_probes": 1,
+        "n_evaluation": 4000,
+    }
+    curriculum = parallel_curriculum.Config(**settings)
+    lengths = parallel_lengths.Config(**settings, most_missing=1)
+    assert lengths.stages == curriculum.stages
+    (first,) = parallel_curriculum.simulate([(curriculum, 0)], "cpu")
+    (second,) = parallel_lengths.simulate([(lengths, 0)], "cpu")
+    gap = abs(second["accuracy"].sel(missing=0) - first["accuracy"])
+    assert (
+        float(gap.max()) < 5 * 0.5 * (2 / 1000) ** 0.5
+    )  # five standard errors of a difference of shares of 1000
 
 
 def test_nothing_is_claimed_of_a_short_training() -> None:

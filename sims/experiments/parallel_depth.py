@@ -10,21 +10,11 @@ from dataclasses import replace
 
 import xarray as xr
 
-from sims.contract import Claim, Finding, Scale, Verdict
+from sims.contract import Claim, Scale
 from sims.experiments import parallel_curriculum
 from sims.experiments._parallel_curriculum_figures import FIGURES as FIGURES
-from sims.experiments.parallel_curriculum import (
-    LAPTOP,
-    MASKS,
-    PAPER,
-    SMOKE,
-    at_the_end,
-    by_number,
-    long_enough,
-)
+from sims.experiments.parallel_curriculum import LAPTOP, MASKS, PAPER, SMOKE
 from sims.experiments.parallel_curriculum import Config as Config
-from sims.outcome import Outcome
-from sims.statistics import mean_interval
 from theory import parallel_reasoning as theory
 
 DEEP = replace(
@@ -56,40 +46,19 @@ def predict(config: Config) -> xr.Dataset:
     return parallel_curriculum.predict(config)
 
 
-@long_enough
-def _half_of_the_rules(outcome: Outcome) -> Finding:
-    accuracy = at_the_end(outcome, causal=False)["accuracy"]
-    lower = theory.bounds(outcome.configs[0].depth).lower
-    value, interval = mean_interval(accuracy.sel(steps=lower).values)
-    verdict: Verdict = "holds" if interval[0] >= 0.9 else "fails"
-    note = f"accuracy on {lower} steps; by number of steps {by_number(accuracy)}"
-    return Finding(value, interval, 1.0, verdict, note)
-
-
-@long_enough
-def _beyond(outcome: Outcome) -> Finding:
-    accuracy = at_the_end(outcome, causal=False)["accuracy"]
-    depth = outcome.configs[0].depth
-    over = 2 ** (depth - 1) + 1
-    value, interval = mean_interval(accuracy.sel(steps=over).values)
-    verdict: Verdict = "holds" if interval[0] >= 0.9 else "fails"
-    note = f"accuracy on {over} steps; the rules allow {theory.bounds(depth).upper}"
-    return Finding(value, interval, 1.0, verdict, note)
-
-
 CLAIMS = (
     Claim(
         "W6.12",
         parallel_curriculum.WANG,
         "Trained by stages, four layers without the mask reason in parallel: they answer seven steps.",
         "Accuracy at least 0.9 on seven steps.",
-        _half_of_the_rules,
+        parallel_curriculum.answers(False, lambda depth: theory.bounds(depth).lower),
     ),
     Claim(
         "W6.13",
         "ours",
         "They answer nine steps, more than two to the number of trained layers.",
         "Accuracy at least 0.9 on nine steps.",
-        _beyond,
+        parallel_curriculum.answers(False, lambda depth: 2 ** (depth - 1) + 1),
     ),
 )

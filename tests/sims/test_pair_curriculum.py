@@ -225,6 +225,32 @@ def test_claims_on_lengths_compare_chains_of_one_pair_less() -> None:
     assert verdicts() == ["fails"] * 3
 
 
+@pytest.mark.parametrize("scale", ["laptop", "paper"])
+@pytest.mark.parametrize(
+    "module", [parallel_curriculum, parallel_depth, parallel_lengths], ids=lambda one: one.__name__
+)
+def test_every_scale_has_what_its_claims_read(module: Any, scale: str) -> None:
+    """Where everything is answered: no claim asks for steps or masks that the scale lacks."""
+    plan = contract.plan(module.__name__.rpartition(".")[2], scale)
+    config = plan.configs[0]
+    axes: dict[str, Any] = {
+        "seed": [0, 1],
+        **plan.grid,
+        "steps": range(1, config.n_steps + 1),
+        "step": [config.final_step],
+    }
+    if module is parallel_lengths:
+        axes["missing"] = range(config.most_missing + 1)
+    accuracy = xr.DataArray(
+        np.ones([len(one) for one in axes.values()]), {name: list(one) for name, one in axes.items()}
+    )
+    read = xr.Dataset({"accuracy": accuracy, "by_reach": accuracy.expand_dims(order=list(ORDERS))})
+    if module is parallel_lengths:
+        read["longest"] = accuracy.isel(missing=0, steps=0, drop=True).expand_dims(room=list(config.rooms))
+    for claim in module.CLAIMS:
+        assert claim.check(sims.Outcome(plan, read)).verdict in ("holds", "fails")
+
+
 def test_pairs_beyond_the_label_are_counted_on_its_own_chain() -> None:
     """The chain's end is as many pairs from the label as are left when start and steps are taken off."""
     config = parallel_lengths.Config(

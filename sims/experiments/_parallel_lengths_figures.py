@@ -1,8 +1,10 @@
-"""Figure of `parallel_lengths`: accuracy by the number of steps on chains of the training's length and on shorter ones."""
+"""Figures of `parallel_lengths` and `parallel_depth`: accuracy by the number of steps on chains unlike those of the training."""
 
 from __future__ import annotations
 
 import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sims import plotting
@@ -17,31 +19,53 @@ def shorter_chains(outcome: Outcome) -> Figure:
     one = axes[0, 0]
     for place, missing in enumerate(last["missing"].values):
         told = "pairs as in training" if missing == 0 else f"{int(missing)} less"
-        for number in last["steps"].values:
-            values = last.sel(missing=missing, steps=number).values
-            shift = 0.24 * (place - (last.sizes["missing"] - 1) / 2)
-            one.plot(
-                number + shift + np.linspace(-0.07, 0.07, len(values)),
-                values,
-                "o",
-                color=plotting.PALETTE[place],
-                markersize=4,
-                label=told,
-            )
-    limit = bounds(outcome.configs[0].depth).upper
-    one.axvline(
-        limit + 0.5,
-        color=plotting.COLOURS["limit"],
-        linestyle=":",
-        linewidth=1.2,
-        label="the theorem's limit",
-    )
-    one.set_xticks(last["steps"].values)
+        shift = 0.24 * (place - (last.sizes["missing"] - 1) / 2)
+        _points(one, last.sel(missing=missing), shift, plotting.PALETTE[place], told)
+    _finish(figure, one, outcome)
+    return figure
+
+
+def rings(outcome: Outcome) -> Figure:
+    """Accuracy at the last step by the number of steps without the mask, a point a run: chains, and the same closed to rings."""
+    last = outcome.measured.isel(step=-1)
+    if "causal" in last.dims:
+        last = last.sel(causal=False)
+    kinds = {"chains": last["accuracy"], "rings": last["on_rings"]}
+    if "missing" in kinds["chains"].dims:
+        kinds["chains"] = kinds["chains"].sel(missing=0)
+    figure, axes = plotting.panels(1, 1, width=6.0, height=3.0)
+    one = axes[0, 0]
+    for place, (kind, accuracy) in enumerate(kinds.items()):
+        _points(one, accuracy, 0.3 * (place - 0.5), plotting.PALETTE[place], kind)
+    _finish(figure, one, outcome)
+    return figure
+
+
+def _points(one: Axes, accuracy: xr.DataArray, shift: float, colour: str, told: str) -> None:
+    """A point a run at each number of steps."""
+    for number in accuracy["steps"].values:
+        values = accuracy.sel(steps=number).values
+        places = number + shift + np.linspace(-0.07, 0.07, len(values))
+        one.plot(places, values, "o", color=colour, markersize=4, label=told)
+
+
+def _finish(figure: Figure, one: Axes, outcome: Outcome) -> None:
+    """The most that the theorem allows without the mask, where it is on the picture; axes and legend."""
+    config = outcome.configs[0]
+    limit = bounds(config.depth).upper
+    if limit < config.n_steps:
+        one.axvline(
+            limit + 0.5,
+            color=plotting.COLOURS["limit"],
+            linestyle=":",
+            linewidth=1.2,
+            label="the theorem's limit",
+        )
+    one.set_xticks(range(1, config.n_steps + 1))
     one.set_ylim(-0.04, 1.06)
     one.grid(axis="x", visible=False)
     plotting.label_axes(one, x="number of steps", y="accuracy")
     plotting.shared_legend(figure, one)
-    return figure
 
 
-FIGURES = {"shorter_chains": shorter_chains}
+FIGURES = {"shorter_chains": shorter_chains, "rings": rings}

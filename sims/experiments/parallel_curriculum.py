@@ -6,9 +6,10 @@ number of steps is read apart for orders of pairs within reach of the rules of p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from sims.recipes.pair_curriculum import PairCurriculumRecipe, train_by_stages
 from sims.recipes.pair_reader import token_logits
 from sims.statistics import mean_interval
 from sims.streams import torch_generator
-from sims.tasks.pair_slots import Slots, draw_slots, sentence_of
+from sims.tasks.pair_slots import Slots, close_chains, draw_slots, sentence_of
 from theory import parallel_reasoning as theory
 
 NAME = "parallel_curriculum"
@@ -95,6 +96,23 @@ LEAST_STEPS = 1000
 """Training steps below which nothing is claimed of what was learnt."""
 
 
+class Questions(NamedTuple):
+    """The sentences of an evaluation, seeds first.
+
+    - `ids`: int64 (seeds, batch, slots), of `sims.tasks.pair_slots`. `labels`, `steps`: int64 (seeds, batch).
+    - `within`: bool (seeds, batch), whether the rules of propagation answer it.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    steps: torch.Tensor
+    within: torch.Tensor
+
+    def by_number(self, most: int) -> list[torch.Tensor]:
+        """Which sentences ask for 1, 2 … `most` steps, bool (seeds, batch) each."""
+        return [self.steps == number for number in range(1, most + 1)]
+
+
 def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     """Train the stacked runs (equal configs); variables over `step`.
 
@@ -103,36 +121,61 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     `share` over `steps`: how many sentences are within reach.
     """
     config, seeds = runs[0][0], [seed for _, seed in runs]
+    asked = ask(config, seeds, device)
+    readings = train_by_stages(
+        config.stages, seeds, config.probe_steps, lambda model: by_steps(model, config, asked), device
+    )
+    return datasets(config, asked, readings)
+
+
+def ask(config: Config, seeds: Sequence[int], device: str) -> Questions:
+    """Draw the evaluation of each seed."""
     draws = [torch_generator(NAME, "questions", seed, device) for seed in seeds]
-    questions = [draw_slots(config.problem, config.n_evaluation, one) for one in draws]
-    within = torch.stack([within_reach(config, one) for one in questions])
-    ids, labels, steps = (torch.stack([one[place] for one in questions]) for place in range(3))
+    drawn = [draw_slots(config.problem, config.n_evaluation, one) for one in draws]
+    within = torch.stack([within_reach(config, one) for one in drawn])
+    ids, labels, steps = (torch.stack([one[place] for one in drawn]) for place in range(3))
+    return Questions(ids, labels, steps, within)
+
+
+def by_steps(model: Decoder, config: Config, asked: Questions) -> dict[str, np.ndarray]:
+    """`accuracy` and `by_reach` of `simulate` at one step, seeds first."""
+    right = token_logits(model, asked.ids, config.n_tokens).argmax(-1) == asked.labels
+    groups = asked.by_number(config.n_steps)
+    classes = [
+        torch.stack([share_of(right, one & kind) for kind in (asked.within, ~asked.within)], 1)
+        for one in groups
+    ]
+    found = {
+        "accuracy": torch.stack([share_of(right, one) for one in groups], 1),
+        "by_reach": torch.stack(classes, 1),
+    }
+    return {name: value.numpy(force=True) for name, value in found.items()}
+
+
+def right_on_rings(
+    model: Decoder, config: Config, ids: torch.Tensor, labels: torch.Tensor, steps: torch.Tensor
+) -> np.ndarray:
+    """Accuracy by the number of steps on these sentences with their chains closed to rings, (seeds, steps)."""
+    closed = torch.stack([close_chains(config.problem, one) for one in ids])
+    right = token_logits(model, closed, config.n_tokens).argmax(-1) == labels
     groups = [steps == number for number in range(1, config.n_steps + 1)]
+    return torch.stack([share_of(right, one) for one in groups], 1).numpy(force=True)
 
-    def read(model: Decoder) -> dict[str, np.ndarray]:
-        right = token_logits(model, ids, config.n_tokens).argmax(-1) == labels
-        classes = [
-            torch.stack([share_of(right, one & kind) for kind in (within, ~within)], 1) for one in groups
-        ]
-        found = {
-            "accuracy": torch.stack([share_of(right, one) for one in groups], 1),
-            "by_reach": torch.stack(classes, 1),
-        }
-        return {name: value.numpy(force=True) for name, value in found.items()}
 
-    readings = train_by_stages(config.stages, seeds, config.probe_steps, read, device)
-    shares = torch.stack([share_of(within, one) for one in groups], 1).numpy(force=True)
+def datasets(config: Config, asked: Questions, readings: dict[str, np.ndarray]) -> list[xr.Dataset]:
+    """One dataset a seed, of what was read by `by_steps` over training, and `share`."""
+    shares = torch.stack([share_of(asked.within, one) for one in asked.by_number(config.n_steps)], 1)
     return [
         xr.Dataset(
             {
                 "accuracy": (("steps", "step"), readings["accuracy"][place]),
                 "by_reach": (("steps", "order", "step"), readings["by_reach"][place]),
                 "asked": ("step", readings["asked"][place].astype(float)),
-                "share": ("steps", shares[place]),
+                "share": ("steps", shares[place].numpy(force=True)),
             },
             {"steps": np.arange(1, config.n_steps + 1), "order": list(ORDERS), "step": config.probe_steps},
         )
-        for place in range(len(runs))
+        for place in range(len(asked.ids))
     ]
 
 
@@ -146,6 +189,22 @@ def within_reach(config: Config, asked: Slots) -> torch.Tensor:
     tokens = sentence_of(config.problem, asked.ids)
     *_, knows = knowledge(tokens, config.depth, config.n_tokens, config.causal)
     return knows[:, -1].gather(1, asked.labels[:, None])[:, 0] > 0
+
+
+def pairs_beyond(config: Config, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How many pairs of its chain lie beyond each label, int64 (batch,).
+
+    - `ids`: (batch, slots), of `sims.tasks.pair_slots`. `labels`: (batch,).
+    """
+    pairs, size = ids[:, :-1], config.n_tokens
+    # the last column: after a chain's end
+    follows = torch.full((len(ids), size + 1), size, device=ids.device)
+    follows.scatter_(1, pairs // size, pairs % size)
+    found, token = torch.zeros_like(labels), labels
+    for _ in range(pairs.shape[1]):
+        token = follows.gather(1, token[:, None])[:, 0]
+        found += token < size
+    return found
 
 
 def predict(config: Config) -> xr.Dataset:

@@ -1,7 +1,8 @@
 """How do trained transformers answer more steps than the theorem on reach allows?
 
 The training by stages of `parallel_curriculum`, without the mask. Each model is asked about chains shorter than those of its
-training, where one who counts from an end is led astray. Accuracy on the longest task is read by how much lies beyond the label.
+training, where one who counts from an end is led astray, and about rings, chains whose last pair leads back to the first token,
+where no end tells anything. Accuracy on the longest task is read by how much lies beyond the label.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ import xarray as xr
 from sims.contract import Claim, Finding, Scale, Verdict
 from sims.experiments import parallel_curriculum
 from sims.experiments._parallel_lengths_figures import FIGURES as FIGURES
-from sims.experiments.parallel_curriculum import LAPTOP, PAPER, SMOKE, long_enough, share_of
+from sims.experiments.parallel_curriculum import (
+    LAPTOP,
+    PAPER,
+    SMOKE,
+    by_number,
+    long_enough,
+    pairs_beyond,
+    right_on_rings,
+    share_of,
+)
 from sims.models.decoder import Decoder
 from sims.outcome import Outcome
 from sims.recipes.pair_curriculum import train_by_stages
@@ -64,7 +74,8 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
     """Train the stacked runs (equal configs); variables over `step`.
 
     `accuracy` over `missing`, how many pairs a chain has less than in training, and `steps`, the number of steps asked for;
-    `longest` over `room`: on the longest task and chains as in training, by the number of pairs beyond the label.
+    `longest` over `room`: on the longest task and chains as in training, by the number of pairs beyond the label; `on_rings` over
+    `steps`: on the same sentences as with nothing missing, their chains closed.
     """
     config, seeds = runs[0][0], [seed for _, seed in runs]
     questions = []
@@ -87,7 +98,11 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
             for one, (_, _, steps) in zip(right, questions, strict=True)
         ]
         longest = torch.stack([share_of(right[0], one) for one in groups], 1)
-        return {"accuracy": torch.stack(accuracy, 1).numpy(force=True), "longest": longest.numpy(force=True)}
+        return {
+            "accuracy": torch.stack(accuracy, 1).numpy(force=True),
+            "longest": longest.numpy(force=True),
+            "on_rings": right_on_rings(model, config, *questions[0]),
+        }
 
     readings = train_by_stages(config.stages, seeds, config.probe_steps, read, device)
     return [
@@ -95,6 +110,7 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
             {
                 "accuracy": (("missing", "steps", "step"), readings["accuracy"][place]),
                 "longest": (("room", "step"), readings["longest"][place]),
+                "on_rings": (("steps", "step"), readings["on_rings"][place]),
             },
             {
                 "missing": np.arange(config.most_missing + 1),
@@ -105,23 +121,6 @@ def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
         )
         for place in range(len(runs))
     ]
-
-
-def pairs_beyond(config: Config, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How many pairs of its chain lie beyond each label, int64 (batch,).
-
-    - `ids`: (batch, slots), of `sims.tasks.pair_slots`. `labels`: (batch,).
-    """
-    pairs, size = ids[:, :-1], config.n_tokens
-    follows = torch.full(
-        (len(ids), size + 1), size, device=ids.device
-    )  # the last column: after a chain's end
-    follows.scatter_(1, pairs // size, pairs % size)
-    found, token = torch.zeros_like(labels), labels
-    for _ in range(pairs.shape[1]):
-        token = follows.gather(1, token[:, None])[:, 0]
-        found += token < size
-    return found
 
 
 def predict(config: Config) -> xr.Dataset:
@@ -170,6 +169,18 @@ def _both_sides(outcome: Outcome) -> Finding:
     return Finding(value, interval, None, "holds" if interval[0] >= 0.2 else "fails", note)
 
 
+@long_enough
+def _lost_on_rings(outcome: Outcome) -> Finding:
+    upper = theory.bounds(outcome.configs[0].depth).upper
+    last = outcome.measured.isel(step=-1)
+    chains, rings = last["accuracy"].sel(missing=0), last["on_rings"]
+    value, interval = mean_interval((chains - rings).sel(steps=upper + 1).values)
+    kept, (low, _) = mean_interval(rings.sel(steps=upper).values)
+    verdict: Verdict = "holds" if interval[0] >= 0.3 and low >= 0.9 else "fails"
+    note = f"accuracy on {upper + 1} steps lost on rings, where {upper} steps have {kept:.3f}; on rings {by_number(rings)}"
+    return Finding(value, interval, None, verdict, note)
+
+
 CLAIMS = (
     Claim(
         "W6.14",
@@ -191,5 +202,12 @@ CLAIMS = (
         "What is answered beyond the theorem is found from two sides: from the start, and backwards from the chain's end.",
         "Three layers, no mask, five steps: accuracy lower by 0.2 where most pairs lie beyond the label than where fewer do.",
         _both_sides,
+    ),
+    Claim(
+        "W6.22",
+        "ours",
+        "What is answered beyond the theorem needs the chain's end: on rings, which have none, it is lost, and nothing else is.",
+        "Three layers, no mask: accuracy on five steps falls by at least 0.3 on rings, and on four it is at least 0.9 there.",
+        _lost_on_rings,
     ),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from sims.tasks.pair_chains import PairChains, draw
 
@@ -69,6 +70,26 @@ def slot_features(problem: PairChains) -> torch.Tensor:
         found[rows, size + torch.arange(size)] = 1
         found[rows, 2 * size + steps] = 1
     return found
+
+
+def close_chains(problem: PairChains, ids: torch.Tensor) -> torch.Tensor:
+    """The same sentences with their chains closed to rings: the last pair leads back to the first token.
+
+    The token at the chain's end is gone, so that no token stands on one side alone. Start, label and all pairs to follow are as
+    before, since a label is never the chain's end.
+
+    - `ids`: int64 (batch, slots), of `draw_slots`. Returns the same shape.
+
+    Raises ValueError for sentences with pairs of other chains, whose ends would be left.
+    """
+    if problem.n_distractors or problem.n_noise_pairs:
+        raise ValueError("sentences have pairs of other chains; only a single chain can be closed.")
+    size = problem.vocabulary_size
+    left, right = ids[:, :-1] // size, ids[:, :-1] % size
+    starts_pair, ends_pair = (functional.one_hot(one, size).sum(1) for one in (left, right))
+    first, last = (starts_pair - ends_pair).argmax(1), (ends_pair - starts_pair).argmax(1)
+    closed = torch.where(right == last[:, None], first[:, None], right)
+    return torch.cat([left * size + closed, ids[:, -1:]], 1)
 
 
 def sentence_of(problem: PairChains, ids: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from sims.recipes.pair_curriculum import PairCurriculumRecipe, train_by_stages
 from sims.recipes.pair_reader import token_logits
 from sims.streams import torch_generator
 from sims.tasks.pair_chains import draw
-from sims.tasks.pair_slots import draw_slots, sentence_of
+from sims.tasks.pair_slots import close_chains, draw_slots, sentence_of
 from theory import parallel_reasoning as theory
 
 SMALL: dict[str, Any] = {
@@ -80,8 +80,29 @@ def test_every_number_of_steps_so_far_must_be_answered(monkeypatch: pytest.Monke
     assert train_by_stages(recipe, (0,), (3, 7, 20), nothing)["asked"].tolist() == [[1, 2, 2]]
 
 
-def test_a_seed_does_not_depend_on_its_neighbours() -> None:
-    recipe = PairCurriculumRecipe(**SMALL, promotion=0.1)
+def test_lengths_are_mixed_in_training_and_looks_are_at_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the shortest chain that leaves the longest task asked so far a start; those that come next need longer ones."""
+    drawn: list[tuple[int, int, int]] = []
+
+    def drawing(problem: Any, size: int, *rest: Any) -> Any:
+        drawn.append((size, problem.n_steps, problem.n_pairs))
+        return draw_slots(problem, size, *rest)
+
+    monkeypatch.setattr(pair_curriculum, "draw_slots", drawing)
+    recipe = PairCurriculumRecipe(
+        **{**SMALL, "final_step": 120, "check_steps": 40}, promotion=1e-9, mixed_lengths=True
+    )
+    train_by_stages(recipe, (0,), (120,), nothing)
+    for most in (1, 2, 3):
+        lengths = [pairs for size, steps, pairs in drawn if size == 16 and steps == most]
+        assert set(lengths) == set(range(most + recipe.tail, recipe.n_pairs + 1))
+        assert len(lengths) == 40
+    assert {pairs for size, _, pairs in drawn if size == 200} == {recipe.n_pairs}
+
+
+@pytest.mark.parametrize("mixed_lengths", [False, True])
+def test_a_seed_does_not_depend_on_its_neighbours(mixed_lengths: bool) -> None:
+    recipe = PairCurriculumRecipe(**SMALL, promotion=0.1, mixed_lengths=mixed_lengths)
     together = train_by_stages(recipe, (3, 5), (10, 20), weights_at_the_end)
     assert together["asked"][0, -1] != together["asked"][1, -1]  # each seed has its own stage
     for place, seed in enumerate((3, 5)):
@@ -194,15 +215,43 @@ def test_claims_without_the_mask_do_not_judge_runs_with_it() -> None:
             claim.check(chosen)
 
 
-def test_claims_on_depth_read_seven_and_nine_steps() -> None:
+def test_claims_on_depth_read_their_own_mask_number_and_order() -> None:
+    """One number is put wrong at a time, and just one claim fails."""
     plan = contract.plan("parallel_depth", "laptop")
-    axes = {"causal": [False], "seed": [0, 1], "steps": np.arange(1, 10), "step": [8000]}
-    accuracy = xr.DataArray(np.ones((1, 2, 9, 1)), axes)
-    accuracy.loc[{"steps": 9}] = 0.2
-    found = [
-        claim.check(sims.Outcome(plan, xr.Dataset({"accuracy": accuracy}))) for claim in parallel_depth.CLAIMS
-    ]
-    assert [(one.measured, one.verdict) for one in found] == [(1.0, "holds"), (pytest.approx(0.2), "fails")]
+    axes: dict[str, Any] = {
+        "causal": [True, False],
+        "seed": [0, 1],
+        "steps": np.arange(1, 14),
+        "step": [16_000],
+    }
+    ones = xr.DataArray(np.ones((2, 2, 13, 1)), axes)
+    orders = xr.DataArray([1.0, 0.5], {"order": list(ORDERS)})
+    # as with sixteen pairs: eight to eleven steps for a tenth of all orders or more
+    shares = [1.0] * 7 + [0.8, 0.52, 0.3, 0.13, 0.04, 0.004]
+    share = ones.isel(step=0, drop=True) * xr.DataArray(shares, {"steps": axes["steps"]})
+
+    def failing(**changes: tuple[dict[str, Any], float]) -> list[str]:
+        read = {"accuracy": ones.copy(), "on_rings": ones.copy(), "by_reach": ones * orders, "share": share}
+        read["by_reach"].loc[{"steps": [7, 12, 13], "order": ORDERS[1]}] = 1.0  # is not read
+        for name, (where, value) in changes.items():
+            read[name].loc[where] = value
+        outcome = sims.Outcome(plan, xr.Dataset(read))
+        verdicts = {claim.id: claim.check(outcome).verdict for claim in parallel_depth.CLAIMS}
+        assert set(verdicts.values()) <= {"holds", "fails"}
+        return [name for name, verdict in verdicts.items() if verdict == "fails"]
+
+    assert failing() == []
+    for causal, steps, name in (
+        (False, 7, "W6.12"),
+        (False, 9, "W6.13"),
+        (False, 13, "W6.18"),
+        (True, 4, "W6.19"),
+        (True, 7, "W6.20"),
+    ):
+        assert failing(accuracy=({"causal": causal, "steps": steps}, 0.89)) == [name]
+    assert failing(on_rings=({"causal": False, "steps": 9}, 0.79)) == ["W6.17"]
+    assert failing(by_reach=({"causal": True, "steps": 9, "order": ORDERS[0]}, 0.1)) == ["W6.21"]
+    assert failing(by_reach=({"causal": False, "order": ORDERS[0]}, 0.1)) == []
 
 
 def test_claims_on_lengths_compare_chains_of_one_pair_less() -> None:
@@ -213,16 +262,23 @@ def test_claims_on_lengths_compare_chains_of_one_pair_less() -> None:
     accuracy.loc[{"steps": 5}] = np.array([0.9, 0.5, 0.1])[:, None]
     longest = xr.DataArray(np.ones((2, 4, 1)), {"seed": [0, 1], "room": [2, 3, 4, 5], "step": [8000]})
     longest.loc[{"room": 5}] = 0.6
+    rings = xr.DataArray(np.ones((2, 5, 1)), {"seed": [0, 1], "steps": np.arange(1, 6), "step": [8000]})
+    rings.loc[{"steps": 5}] = 0.55
 
     def verdicts() -> list[str]:
-        outcome = sims.Outcome(plan, xr.Dataset({"accuracy": accuracy, "longest": longest}))
+        read = {"accuracy": accuracy, "longest": longest, "on_rings": rings}
+        outcome = sims.Outcome(plan, xr.Dataset(read))
         return [claim.check(outcome).verdict for claim in parallel_lengths.CLAIMS]
 
-    assert verdicts() == ["holds"] * 3
+    assert verdicts() == ["holds"] * 4
+    rings.loc[{"steps": 4}] = 0.89  # four steps are lost too
+    assert verdicts() == ["holds"] * 3 + ["fails"]
+    rings.loc[{"steps": 4}] = 1.0
+    rings.loc[{"steps": 5}] = 0.65  # by 0.25 only
     accuracy.loc[{"missing": 1, "steps": 5}] = 0.7
     accuracy.loc[{"missing": 1, "steps": 4}] = 0.8
     longest.loc[{"room": 2}] = 0.4
-    assert verdicts() == ["fails"] * 3
+    assert verdicts() == ["fails"] * 4
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
@@ -245,6 +301,10 @@ def test_every_scale_has_what_its_claims_read(module: Any, scale: str) -> None:
         np.ones([len(one) for one in axes.values()]), {name: list(one) for name, one in axes.items()}
     )
     read = xr.Dataset({"accuracy": accuracy, "by_reach": accuracy.expand_dims(order=list(ORDERS))})
+    read["on_rings"] = read["accuracy"].isel(missing=0, drop=True) if module is parallel_lengths else accuracy
+    if module is parallel_depth:
+        shares = module.predict(config)["share"]
+        read["share"] = accuracy.isel(step=0, drop=True) * shares
     if module is parallel_lengths:
         read["longest"] = accuracy.isel(missing=0, steps=0, drop=True).expand_dims(room=list(config.rooms))
     for claim in module.CLAIMS:
@@ -260,7 +320,7 @@ def test_pairs_beyond_the_label_are_counted_on_its_own_chain() -> None:
     drawn = draw_slots(config.problem, 300, draws[0])
     plain = draw(config.problem, 300, draws[1])
     expected = config.n_pairs - plain.start - plain.n_steps
-    assert torch.equal(parallel_lengths.pairs_beyond(config, drawn.ids, drawn.labels), expected)
+    assert torch.equal(parallel_curriculum.pairs_beyond(config, drawn.ids, drawn.labels), expected)
     assert set(expected[plain.n_steps == 3].tolist()) == set(config.rooms)
 
 
@@ -331,3 +391,30 @@ def test_a_generator_of_looks_is_not_that_of_training() -> None:
         for every in (2, 20)
     )
     assert torch.equal(torch.from_numpy(few), torch.from_numpy(many))
+
+
+def test_a_closed_chain_is_a_ring_with_the_same_answers() -> None:
+    """Every token that is left stands on both sides; following the pairs from the start comes to the label, and back."""
+    problem = Config(n_pairs=7, n_steps=4, n_distractors=0, n_tokens=10).problem
+    drawn = draw_slots(problem, 200, torch_generator("test", "rings", 1))
+    closed = close_chains(problem, drawn.ids)
+    assert torch.equal(closed[:, -1], drawn.ids[:, -1])
+    assert ((closed != drawn.ids).sum(1) == 1).all()  # one pair alone is another
+    for ids, label, steps in zip(closed.tolist(), drawn.labels.tolist(), drawn.n_steps.tolist(), strict=True):
+        follows = {one // 10: one % 10 for one in ids[:-1]}
+        assert len(follows) == 7
+        assert set(follows) == set(follows.values())
+        token = start = ids[-1] % 10
+        for step in range(1, 8):
+            token = follows[token]
+            assert (token == label) == (step == steps)
+        assert token == start
+
+
+def test_only_a_single_chain_can_be_closed() -> None:
+    problem = Config(n_pairs=7, n_steps=4, n_distractors=2, n_tokens=12).problem
+    drawn = draw_slots(problem, 2, torch_generator("test", "rings", 1))
+    with pytest.raises(
+        ValueError, match="sentences have pairs of other chains; only a single chain can be closed"
+    ):
+        close_chains(problem, drawn.ids)

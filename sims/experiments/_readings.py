@@ -6,14 +6,31 @@ neither a figure nor a reader has to import the experiment.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import xarray as xr
 
+from sims.contract import Finding
 from sims.outcome import Outcome
 from sims.roles import Place
 
+LEAST_STEPS = 1000
+"""Training steps below which nothing is claimed of what a model from scratch has learnt."""
 LAST_IN, LAST_OUT = str(Place("feed_forward_in", 1)), str(Place("feed_forward_out", 1))
 """The matrices of the last feed-forward of two blocks, as the axis `place` names them."""
+
+
+def long_enough(check: Callable[[Outcome], Finding]) -> Callable[[Outcome], Finding]:
+    """A check that is not measured where training is too short to learn anything."""
+
+    def checked(outcome: Outcome) -> Finding:
+        if outcome.configs[0].final_step >= LEAST_STEPS:
+            return check(outcome)
+        note = f"this scale trains for fewer than {LEAST_STEPS} steps"
+        return Finding(np.nan, (np.nan, np.nan), None, "not_measured", note)
+
+    return checked
 
 
 def last_reading(outcome: Outcome, name: str, cut: str | None = None) -> xr.DataArray:

@@ -17,6 +17,7 @@ import xarray as xr
 
 from sims.contract import Claim, Finding, Scale, Verdict
 from sims.experiments._parallel_curriculum_figures import FIGURES as FIGURES
+from sims.experiments._readings import long_enough
 from sims.experiments.parallel_training import ORDERS, WANG
 from sims.models.decoder import Decoder
 from sims.outcome import Outcome
@@ -92,8 +93,6 @@ SCALES = {
 }
 COMPARED = {"share": 0.0}
 """Orders are sorted by rules run on tokens; theory counts them."""
-LEAST_STEPS = 1000
-"""Training steps below which nothing is claimed of what was learnt."""
 
 
 class Questions(NamedTuple):
@@ -235,18 +234,6 @@ def by_number(accuracy: xr.DataArray) -> str:
     """Mean accuracies by the number of steps, for a note."""
     means = accuracy.mean("seed")
     return ", ".join(f"{int(one)}: {float(means.sel(steps=one)):.2f}" for one in means["steps"].values)
-
-
-def long_enough(check: Callable[[Outcome], Finding]) -> Callable[[Outcome], Finding]:
-    """A check that is not measured where training is too short to learn anything."""
-
-    def checked(outcome: Outcome) -> Finding:
-        if outcome.configs[0].final_step >= LEAST_STEPS:
-            return check(outcome)
-        note = f"this scale trains for fewer than {LEAST_STEPS} steps"
-        return Finding(np.nan, (np.nan, np.nan), None, "not_measured", note)
-
-    return checked
 
 
 @long_enough

@@ -16,6 +16,7 @@ from sims.contract import Claim, Finding, Scale, Verdict
 from sims.experiments import parallel_curriculum
 from sims.experiments._parallel_curriculum_figures import FIGURES as STAGES
 from sims.experiments._parallel_lengths_figures import rings
+from sims.experiments._readings import long_enough
 from sims.experiments.parallel_curriculum import (
     LAPTOP,
     MASKS,
@@ -28,7 +29,6 @@ from sims.experiments.parallel_curriculum import (
     by_number,
     by_steps,
     datasets,
-    long_enough,
     right_on_rings,
 )
 from sims.experiments.parallel_curriculum import Config as Config

@@ -16,12 +16,12 @@ import xarray as xr
 from sims.contract import Claim, Finding, Scale, Verdict
 from sims.experiments import parallel_curriculum
 from sims.experiments._parallel_lengths_figures import FIGURES as FIGURES
+from sims.experiments._readings import long_enough
 from sims.experiments.parallel_curriculum import (
     LAPTOP,
     PAPER,
     SMOKE,
     by_number,
-    long_enough,
     pairs_beyond,
     right_on_rings,
     share_of,

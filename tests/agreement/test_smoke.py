@@ -28,6 +28,7 @@ NO_LANGUAGE_MODEL = "no theory here describes the training of a language model"
 UNPREDICTED = {
     "matching_map": NO_TRAINED_DECODER,
     "matching_mechanism": NO_TRAINED_DECODER,
+    "matching_new_tokens": NO_TRAINED_DECODER,
     "memory_adam": "no formula here claims to describe Adam",
     "orthogonal_noise": NO_TRAINED_DECODER,
     "parallel_lengths": NO_TRAINED_DECODER,

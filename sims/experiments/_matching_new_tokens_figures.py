@@ -1,4 +1,4 @@
-"""Figure of `matching_new_tokens`: accuracy over training on seen pairs, unseen pairs and new tokens, beside what guesses get."""
+"""Figure of `matching_new_tokens`: accuracy over training on seen pairs, unseen pairs and new tokens, beside a guess."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ KINDS = {"seen": "seen pairs", "unseen": "unseen pairs", "new tokens": "new toke
 
 
 def learning(outcome: Outcome) -> Figure:
-    """A row a number of steps, a column an arm; lines: what a guess gets after as many steps as it lacks one."""
+    """A row a number of steps, a column an arm; dashed: the best guess of a reader who is one step short.
+
+    Hollow points: new tokens, answers among new tokens alone.
+    """
     accuracy, config = outcome.measured["accuracy"], outcome.configs[0]
     arms = [(trained, tokens) for trained in (False, True) for tokens in accuracy["n_tokens"].values]
     numbers = [int(one) for one in accuracy["steps"].values]
@@ -23,9 +26,19 @@ def learning(outcome: Outcome) -> Figure:
             one = axes[row, column]
             there = accuracy.sel(train_embedding=trained, n_tokens=tokens, steps=number)
             for colour, (kind, label) in enumerate(KINDS.items()):
+                values = there.sel(pairs=kind, among="all tokens")
                 plotting.draw_simulation(
-                    one, there.sel(pairs=kind), there["step"], color=plotting.PALETTE[colour], label=label
+                    one, values, there["step"], color=plotting.PALETTE[colour], label=label
                 )
+            one.plot(
+                there["step"],
+                there.sel(pairs="new tokens", among="own kind").mean("seed"),
+                "o",
+                color=plotting.PALETTE[len(KINDS) - 1],
+                markerfacecolor="none",
+                markersize=5,
+                label="new tokens, among themselves",
+            )
             one.axhline(guess, color=plotting.COLOURS["limit"], linestyle="--", linewidth=1, label="a guess")
             title = f"{'trained' if trained else 'frozen'}, {int(tokens)} tokens"
             plotting.label_axes(

@@ -21,23 +21,28 @@ def shorter_chains(outcome: Outcome) -> Figure:
         told = "pairs as in training" if missing == 0 else f"{int(missing)} less"
         shift = 0.24 * (place - (last.sizes["missing"] - 1) / 2)
         _points(one, last.sel(missing=missing), shift, plotting.PALETTE[place], told)
-    _finish(figure, one, outcome)
+    _finish(one, outcome)
+    plotting.shared_legend(figure, one)
     return figure
 
 
 def rings(outcome: Outcome) -> Figure:
-    """Accuracy at the last step by the number of steps without the mask, a point a run: chains, and the same closed to rings."""
-    last = outcome.measured.isel(step=-1)
+    """Accuracy at the last step by the number of steps, a point a run: chains, and the same closed to rings.
+
+    A panel for each length of chains. Where there are masks, the runs without one are drawn.
+    """
+    last, config = outcome.measured.isel(step=-1), outcome.configs[0]
     if "causal" in last.dims:
-        last = last.sel(causal=False)
-    kinds = {"chains": last["accuracy"], "rings": last["on_rings"]}
-    if "missing" in kinds["chains"].dims:
-        kinds["chains"] = kinds["chains"].sel(missing=0)
-    figure, axes = plotting.panels(1, 1, width=6.0, height=3.0)
-    one = axes[0, 0]
-    for place, (kind, accuracy) in enumerate(kinds.items()):
-        _points(one, accuracy, 0.3 * (place - 0.5), plotting.PALETTE[place], kind)
-    _finish(figure, one, outcome)
+        last = last.sel(causal=bool(last["causal"].values.min()))
+    if "missing" not in last.dims:
+        last = last.expand_dims(missing=[0])
+    figure, axes = plotting.panels(1, last.sizes["missing"], width=4.0, height=2.9, sharey=True)
+    for one, missing in zip(axes[0], last["missing"].values, strict=True):
+        there = last.sel(missing=missing)
+        for place, (kind, name) in enumerate((("chains", "accuracy"), ("rings", "on_rings"))):
+            _points(one, there[name], 0.3 * (place - 0.5), plotting.PALETTE[place], kind)
+        _finish(one, outcome, f"{config.n_pairs - int(missing)} pairs", first=one is axes[0, 0])
+    plotting.shared_legend(figure, axes[0, 0])
     return figure
 
 
@@ -49,8 +54,8 @@ def _points(one: Axes, accuracy: xr.DataArray, shift: float, colour: str, told: 
         one.plot(places, values, "o", color=colour, markersize=4, label=told)
 
 
-def _finish(figure: Figure, one: Axes, outcome: Outcome) -> None:
-    """The most that the theorem allows without the mask, where it is on the picture; axes and legend."""
+def _finish(one: Axes, outcome: Outcome, title: str = "", first: bool = True) -> None:
+    """The most that the theorem allows without the mask, where it is on the picture; ticks, labels and title."""
     config = outcome.configs[0]
     limit = bounds(config.depth).upper
     if limit < config.n_steps:
@@ -64,8 +69,7 @@ def _finish(figure: Figure, one: Axes, outcome: Outcome) -> None:
     one.set_xticks(range(1, config.n_steps + 1))
     one.set_ylim(-0.04, 1.06)
     one.grid(axis="x", visible=False)
-    plotting.label_axes(one, x="number of steps", y="accuracy")
-    plotting.shared_legend(figure, one)
+    plotting.label_axes(one, title=title, x="number of steps", y="accuracy" if first else "")
 
 
 FIGURES = {"shorter_chains": shorter_chains, "rings": rings}

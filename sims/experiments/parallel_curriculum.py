@@ -190,22 +190,6 @@ def within_reach(config: Config, asked: Slots) -> torch.Tensor:
     return knows[:, -1].gather(1, asked.labels[:, None])[:, 0] > 0
 
 
-def pairs_beyond(config: Config, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """How many pairs of its chain lie beyond each label, int64 (batch,).
-
-    - `ids`: (batch, slots), of `sims.tasks.pair_slots`. `labels`: (batch,).
-    """
-    pairs, size = ids[:, :-1], config.n_tokens
-    # the last column: after a chain's end
-    follows = torch.full((len(ids), size + 1), size, device=ids.device)
-    follows.scatter_(1, pairs // size, pairs % size)
-    found, token = torch.zeros_like(labels), labels
-    for _ in range(pairs.shape[1]):
-        token = follows.gather(1, token[:, None])[:, 0]
-        found += token < size
-    return found
-
-
 def predict(config: Config) -> xr.Dataset:
     """What a reader that obeys the rules can do. No theory here says whether training comes that far.
 
@@ -236,7 +220,32 @@ def by_number(accuracy: xr.DataArray) -> str:
     return ", ".join(f"{int(one)}: {float(means.sel(steps=one)):.2f}" for one in means["steps"].values)
 
 
+def where_asked(
+    number: Callable[[int], int],
+) -> Callable[[Callable[[Outcome], Finding]], Callable[[Outcome], Finding]]:
+    """Of a check that reads so many steps, a function of depth: not measured where there are no questions about them."""
+
+    def decorate(check: Callable[[Outcome], Finding]) -> Callable[[Outcome], Finding]:
+        def checked(outcome: Outcome) -> Finding:
+            config = outcome.configs[0]
+            steps = number(config.depth)
+            if steps <= config.n_steps:
+                return check(outcome)
+            note = f"there are no questions about {steps} steps"
+            return Finding(np.nan, (np.nan, np.nan), None, "not_measured", note)
+
+        return checked
+
+    return decorate
+
+
+def more_than_allowed(depth: int) -> int:
+    """One step more than the theorem allows in any order."""
+    return theory.bounds(depth).upper + 1
+
+
 @long_enough
+@where_asked(more_than_allowed)
 def _whole_without_mask(outcome: Outcome) -> Finding:
     accuracy = at_the_end(outcome, causal=False)["accuracy"]
     upper = theory.bounds(outcome.configs[0].depth).upper
@@ -245,28 +254,37 @@ def _whole_without_mask(outcome: Outcome) -> Finding:
     verdict: Verdict = "holds" if interval[0] >= 0.9 and most <= 0.6 else "fails"
     guess = float(theory.guessing_accuracy(outcome.configs[0].task(upper + 1), upper, upper))
     note = (
-        f"accuracy on {upper} steps; on {upper + 1} it is {over:.3f}, where a perfect guess has {guess:.3f}; by number of steps "
-        f"{by_number(accuracy)}"
+        f"accuracy on {upper} steps; on {upper + 1} it is {over:.3f}, where one who knows {upper} steps in both directions and "
+        f"guesses has {guess:.3f}; by number of steps {by_number(accuracy)}"
     )
     return Finding(value, interval, 1.0, verdict, note)
 
 
-def answers(causal: bool, number: Callable[[int], int]) -> Callable[[Outcome], Finding]:
-    """A check of an accuracy of at least 0.9 on so many steps, a function of depth; with the mask or without."""
+def answers(
+    causal: bool, number: Callable[[int], int], least: float = 0.9, reading: str = "accuracy"
+) -> Callable[[Outcome], Finding]:
+    """A check of an accuracy of at least `least` on so many steps, a function of depth; with the mask or without.
+
+    - `reading`: "accuracy", or "on_rings" where that was measured.
+    """
 
     @long_enough
+    @where_asked(number)
     def check(outcome: Outcome) -> Finding:
-        accuracy = at_the_end(outcome, causal)["accuracy"]
+        last = at_the_end(outcome, causal)
         steps = number(outcome.configs[0].depth)
-        value, interval = mean_interval(accuracy.sel(steps=steps).values)
-        verdict: Verdict = "holds" if interval[0] >= 0.9 else "fails"
-        note = f"accuracy on {steps} steps; by number of steps {by_number(accuracy)}"
+        value, interval = mean_interval(last[reading].sel(steps=steps).values)
+        verdict: Verdict = "holds" if interval[0] >= least else "fails"
+        note = f"accuracy on {steps} steps; by number of steps {by_number(last['accuracy'])}"
+        if reading == "on_rings":
+            note += f"; on rings {by_number(last['on_rings'])}"
         return Finding(value, interval, 1.0, verdict, note)
 
     return check
 
 
 @long_enough
+@where_asked(lambda _: 4)
 def _order_decides(outcome: Outcome) -> Finding:
     four = at_the_end(outcome, causal=True)["by_reach"].sel(steps=4)
     inside, outside = (four.sel(order=one).values for one in ORDERS)

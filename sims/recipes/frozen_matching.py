@@ -1,7 +1,7 @@
 """Training a decoder to follow chains of pairs with token embeddings that are drawn once and are the output matrix as well.
 
-So a token that the training never has is no other than the rest: its embedding is of the same law and length, and its logit is
-read with the same vector.
+So a token that the training never has is embedded like the rest, in a direction of the same law and at the same length, and its
+logit is read with the same vector. It differs in one thing: it is never an answer of the training, whose loss lowers its logit.
 """
 
 from __future__ import annotations

@@ -12,14 +12,28 @@ import xarray as xr
 import sims
 from sims import contract
 from sims.experiments import matching_new_tokens
-from sims.experiments.matching_new_tokens import Config, by_number
+from sims.experiments.matching_new_tokens import Config
 from sims.models.decoder import initialise_decoder
+from sims.probes import matching as probes
 from sims.recipes.frozen_matching import FrozenMatchingRecipe
+from sims.tasks.pair_chains import PairChains
 
 SMALL: dict[str, Any] = {
     "n_pairs": 3, "n_steps": 1, "n_layers": 2, "n_tokens": 20, "n_unseen_tokens": 10, "first_token": 0, "width": 16,
     "attention_width": 16, "feed_forward_width": 16, "batch_size": 16, "final_step": 5, "learning_rate": 1e-2,
 }  # fmt: skip
+
+
+class Told:
+    """A model that tells the logits it is made with."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.told = logits
+
+    def logits(self, tokens: torch.Tensor, last: bool) -> torch.Tensor:
+        assert last
+        assert len(tokens) == len(self.told)
+        return self.told[:, :, None]
 
 
 def test_every_token_has_an_embedding_of_one_length_in_the_direction_that_was_drawn() -> None:
@@ -59,10 +73,20 @@ def test_what_an_experiment_adds_is_no_part_of_the_training() -> None:
         Config()
 
 
-def test_shares_are_taken_of_each_number_of_steps() -> None:
-    right = torch.tensor([[True, True, False, True, False], [False, False, False, False, True]])
-    steps = torch.tensor([[1, 1, 1, 2, 2], [1, 1, 2, 2, 2]])
-    np.testing.assert_allclose(by_number(right, steps, 2).numpy(), [[2 / 3, 1 / 2], [0, 1 / 3]])
+def test_answers_are_taken_among_all_tokens_and_among_their_own_kind() -> None:
+    """Logits by hand: each sentence's label comes second to a token of another kind, or is the best, or is not."""
+    problem = PairChains(3, 2, 1, vocabulary_size=6, mixed=True, first_token=4)
+    asked = probes.ask(problem, 60, [torch.Generator().manual_seed(1)])
+    logits = torch.nn.functional.one_hot(asked.labels, 12).float()
+    other = torch.where(asked.labels == 5, 6, 5)
+    steps_of_two = asked.n_steps == 2
+    logits[..., 11] = 2.0 * steps_of_two  # an id of no token of the problem, in questions about two steps
+    wrong = torch.zeros(60, dtype=torch.bool)
+    wrong[:20] = True
+    logits[0, wrong] += 3 * torch.nn.functional.one_hot(other[0, wrong], 12)
+    found = matching_new_tokens.answered(Told(logits), asked, problem)  # type: ignore[arg-type]
+    right = [float((~wrong)[asked.n_steps[0] == number].double().mean()) for number in (1, 2)]
+    np.testing.assert_allclose(found[0].numpy(), [[right[0], 0], right])
 
 
 @pytest.mark.parametrize("scale", ["laptop", "paper"])
@@ -74,25 +98,34 @@ def test_claims_read_one_step_with_new_tokens_of_their_own_arm(scale: str) -> No
         "n_tokens": [few, many],
         "seed": [0, 1],
         "pairs": ["seen", "unseen", "new tokens"],
+        "among": ["all tokens", "own kind"],
         "steps": [1, 2],
         "step": [100, 200],
     }
     accuracy = xr.DataArray(np.zeros([len(one) for one in axes.values()]), axes)
+    accuracy.loc[{"pairs": "seen", "among": "all tokens", "steps": 1, "step": 200}] = 0.95
 
-    def verdicts(frozen: float, frozen_few: float, tied: float) -> list[str]:
-        for trained, tokens, value in ((False, many, frozen), (False, few, frozen_few), (True, many, tied)):
-            where = {
-                "train_embedding": trained,
-                "n_tokens": tokens,
-                "pairs": "new tokens",
-                "steps": 1,
-                "step": 200,
-            }
-            accuracy.loc[where] = value
+    def verdicts(frozen: float, kind: float, few_kind: float, tied: float) -> list[str]:
+        for trained, tokens, among, value in (
+            (False, many, "all tokens", frozen),
+            (False, many, "own kind", kind),
+            (False, few, "own kind", few_kind),
+            (True, many, "all tokens", tied),
+        ):
+            arm = {"train_embedding": trained, "n_tokens": tokens, "among": among}
+            accuracy.loc[{**arm, "pairs": "new tokens", "steps": 1, "step": 200}] = value
         outcome = sims.Outcome(plan, xr.Dataset({"accuracy": accuracy}))
         return [claim.check(outcome).verdict for claim in matching_new_tokens.CLAIMS]
 
-    assert verdicts(0.9, 0.5, 0.6) == ["holds"] * 3
-    assert verdicts(0.79, 0.4, 0.5) == ["fails", "holds", "holds"]
-    assert verdicts(0.9, 0.61, 0.6) == ["holds", "fails", "holds"]
-    assert verdicts(0.9, 0.5, 0.71) == ["holds", "holds", "fails"]
+    assert verdicts(0.85, 0.9, 0.65, 0.6) == ["holds"] * 3
+    assert verdicts(0.79, 0.9, 0.65, 0.5) == ["fails", "holds", "holds"]
+    assert verdicts(0.85, 0.9, 0.75, 0.6) == ["holds", "fails", "holds"]
+    assert verdicts(0.85, 0.9, 0.65, 0.7) == ["holds", "holds", "fails"]
+    for trained, tokens, told in (
+        (False, few, ["holds", "not_measured", "holds"]),
+        (True, many, ["holds", "holds", "not_measured"]),
+    ):
+        arm = {"train_embedding": trained, "n_tokens": tokens, "pairs": "seen", "steps": 1, "step": 200}
+        accuracy.loc[arm] = 0.8
+        assert verdicts(0.85, 0.9, 0.65, 0.6) == told
+        accuracy.loc[arm] = 0.95

@@ -226,13 +226,10 @@ def test_claims_on_depth_read_their_own_mask_number_and_order() -> None:
     }
     ones = xr.DataArray(np.ones((2, 2, 13, 1)), axes)
     orders = xr.DataArray([1.0, 0.5], {"order": list(ORDERS)})
-    # as with sixteen pairs: eight to eleven steps for a tenth of all orders or more
-    shares = [1.0] * 7 + [0.8, 0.52, 0.3, 0.13, 0.04, 0.004]
-    share = ones.isel(step=0, drop=True) * xr.DataArray(shares, {"steps": axes["steps"]})
 
     def failing(**changes: tuple[dict[str, Any], float]) -> list[str]:
-        read = {"accuracy": ones.copy(), "on_rings": ones.copy(), "by_reach": ones * orders, "share": share}
-        read["by_reach"].loc[{"steps": [7, 12, 13], "order": ORDERS[1]}] = 1.0  # is not read
+        read = {"accuracy": ones.copy(), "on_rings": ones.copy(), "by_reach": ones * orders}
+        read["by_reach"].loc[{"steps": [7, 12, 13], "order": ORDERS[0]}] = -9.0  # is not read
         for name, (where, value) in changes.items():
             read[name].loc[where] = value
         outcome = sims.Outcome(plan, xr.Dataset(read))
@@ -262,8 +259,8 @@ def test_claims_on_lengths_compare_chains_of_one_pair_less() -> None:
     accuracy.loc[{"steps": 5}] = np.array([0.9, 0.5, 0.1])[:, None]
     longest = xr.DataArray(np.ones((2, 4, 1)), {"seed": [0, 1], "room": [2, 3, 4, 5], "step": [8000]})
     longest.loc[{"room": 5}] = 0.6
-    rings = xr.DataArray(np.ones((2, 5, 1)), {"seed": [0, 1], "steps": np.arange(1, 6), "step": [8000]})
-    rings.loc[{"steps": 5}] = 0.55
+    rings = accuracy.copy()
+    rings.loc[{"steps": 5}] = np.array([0.9, 0.15, 0.1])[:, None]
 
     def verdicts() -> list[str]:
         read = {"accuracy": accuracy, "longest": longest, "on_rings": rings}
@@ -271,10 +268,10 @@ def test_claims_on_lengths_compare_chains_of_one_pair_less() -> None:
         return [claim.check(outcome).verdict for claim in parallel_lengths.CLAIMS]
 
     assert verdicts() == ["holds"] * 4
-    rings.loc[{"steps": 4}] = 0.89  # four steps are lost too
+    rings.loc[{"missing": 1, "steps": 4}] = 0.89  # four steps are lost too
     assert verdicts() == ["holds"] * 3 + ["fails"]
-    rings.loc[{"steps": 4}] = 1.0
-    rings.loc[{"steps": 5}] = 0.65  # by 0.25 only
+    rings.loc[{"missing": 1, "steps": 4}] = 1.0
+    rings.loc[{"missing": 1, "steps": 5}] = 0.45  # lost 0.25 only, of the 0.7 below
     accuracy.loc[{"missing": 1, "steps": 5}] = 0.7
     accuracy.loc[{"missing": 1, "steps": 4}] = 0.8
     longest.loc[{"room": 2}] = 0.4
@@ -301,10 +298,7 @@ def test_every_scale_has_what_its_claims_read(module: Any, scale: str) -> None:
         np.ones([len(one) for one in axes.values()]), {name: list(one) for name, one in axes.items()}
     )
     read = xr.Dataset({"accuracy": accuracy, "by_reach": accuracy.expand_dims(order=list(ORDERS))})
-    read["on_rings"] = read["accuracy"].isel(missing=0, drop=True) if module is parallel_lengths else accuracy
-    if module is parallel_depth:
-        shares = module.predict(config)["share"]
-        read["share"] = accuracy.isel(step=0, drop=True) * shares
+    read["on_rings"] = accuracy
     if module is parallel_lengths:
         read["longest"] = accuracy.isel(missing=0, steps=0, drop=True).expand_dims(room=list(config.rooms))
     for claim in module.CLAIMS:
@@ -313,15 +307,15 @@ def test_every_scale_has_what_its_claims_read(module: Any, scale: str) -> None:
 
 def test_pairs_beyond_the_label_are_counted_on_its_own_chain() -> None:
     """The chain's end is as many pairs from the label as are left when start and steps are taken off."""
-    config = parallel_lengths.Config(
-        n_pairs=8, n_steps=3, n_distractors=2, n_tokens=13, most_missing=1, n_probes=1
-    )
+    config = Config(n_pairs=8, n_steps=3, n_distractors=2, n_tokens=13, n_probes=1)
     draws = [torch_generator("test", "beyond", 7) for _ in range(2)]
     drawn = draw_slots(config.problem, 300, draws[0])
     plain = draw(config.problem, 300, draws[1])
     expected = config.n_pairs - plain.start - plain.n_steps
-    assert torch.equal(parallel_curriculum.pairs_beyond(config, drawn.ids, drawn.labels), expected)
-    assert set(expected[plain.n_steps == 3].tolist()) == set(config.rooms)
+    assert torch.equal(parallel_lengths.pairs_beyond(config, drawn.ids, drawn.labels), expected)
+    assert set(expected[plain.n_steps == 3].tolist()) == set(
+        range(2, 6)
+    )  # two to five, what eight pairs leave of three steps
 
 
 @pytest.mark.parametrize("most_missing", [0, 4, -1])
@@ -418,3 +412,49 @@ def test_only_a_single_chain_can_be_closed() -> None:
         ValueError, match="sentences have pairs of other chains; only a single chain can be closed"
     ):
         close_chains(problem, drawn.ids)
+
+
+def test_rings_are_asked_as_rings() -> None:
+    """A reader that answers with the token on no pair's left finds the end of each chain, and nothing on a ring."""
+    config = Config(n_pairs=5, n_steps=1, tail=1, n_distractors=0, n_tokens=8)
+    drawn = draw_slots(config.problem, 300, torch_generator("test", "rings", 2))
+    asked = drawn.ids[None], drawn.labels[None], drawn.n_steps[None]
+    seen: list[torch.Tensor] = []
+
+    class Reader:
+        def logits(self, ids: torch.Tensor, last: bool) -> torch.Tensor:  # noqa: ARG002
+            seen.append(ids)
+            return torch.nn.functional.one_hot(drawn.labels, 8).float()[None, :, None]
+
+    found = parallel_curriculum.right_on_rings(Reader(), config, *asked)  # type: ignore[arg-type]
+    assert found.tolist() == [[1.0]]
+    assert torch.equal(seen[0][0], close_chains(config.problem, drawn.ids))
+
+
+@pytest.mark.parametrize("module", [parallel_curriculum, parallel_depth, parallel_lengths])
+def test_a_claim_about_steps_that_are_not_asked_is_not_measured(module: Any) -> None:
+    """A reader's own preset, of two steps, comes to an end with a note and no error."""
+    plan = contract.plan(
+        module.__name__.rpartition(".")[2],
+        "smoke",
+        overrides={"n_steps": 2, "final_step": 1000, "n_probes": 2},
+    )
+    axes: dict[str, Any] = {"seed": [0, 1], **plan.grid, "steps": [1, 2], "step": [1000]}
+    if module is parallel_lengths:
+        axes["missing"] = [0, 1, 2]
+    values = xr.DataArray(
+        np.ones([len(one) for one in axes.values()]), {name: list(one) for name, one in axes.items()}
+    )
+    read = xr.Dataset({"accuracy": values, "on_rings": values, "longest": values})
+    for claim in module.CLAIMS:
+        found = claim.check(sims.Outcome(plan, read))
+        assert found.verdict == "not_measured"
+        assert found.note.startswith("there are no questions about")
+
+
+def test_lengths_want_a_single_chain() -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        parallel_lengths.Config(n_pairs=9, n_steps=5, n_distractors=2, n_tokens=13)
+    assert str(caught.value) == (
+        "n_distractors is 2; it must be 0, as a single chain alone can be closed to a ring."
+    )

@@ -6,7 +6,6 @@ longest task is read apart for the orders of pairs that the rules of propagation
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -17,6 +16,7 @@ import xarray as xr
 
 from sims.contract import Claim, Finding, Scale, Verdict
 from sims.experiments._parallel_training_figures import FIGURES as FIGURES
+from sims.experiments._readings import long_enough
 from sims.models.decoder import Decoder
 from sims.outcome import Outcome
 from sims.propagation import knowledge
@@ -106,8 +106,6 @@ LAST_PAIRS = ("last pair first", "last pair later")
 """Orders in which the last pair to follow stands before the one before it, and the others."""
 COMPARED = {"share": 0.0}
 """Orders are sorted by rules run on tokens; theory counts them."""
-LEAST_STEPS = 1000
-"""Training steps below which nothing is claimed of what was learnt."""
 
 
 def simulate(runs: list[tuple[Config, int]], device: str) -> list[xr.Dataset]:
@@ -200,18 +198,6 @@ def _last(outcome: Outcome, name: str, arm: str) -> xr.DataArray:
     return outcome.measured[name].isel(step=-1).sel(arm=arm, drop=True)
 
 
-def _long_enough(check: Callable[[Outcome], Finding]) -> Callable[[Outcome], Finding]:
-    """A check that is not measured where training is too short to learn anything."""
-
-    def checked(outcome: Outcome) -> Finding:
-        if outcome.configs[0].final_step >= LEAST_STEPS:
-            return check(outcome)
-        note = f"this scale trains for fewer than {LEAST_STEPS} steps"
-        return Finding(np.nan, (np.nan, np.nan), None, "not_measured", note)
-
-    return checked
-
-
 def _verdict(holds: bool) -> Verdict:
     return "holds" if holds else "fails"
 
@@ -222,7 +208,7 @@ def _told(accuracy: xr.DataArray) -> str:
     )
 
 
-@_long_enough
+@long_enough
 def _serial(outcome: Outcome) -> Finding:
     gaps, notes = [], []
     for layers, arm in enumerate(("two layers", "three layers", "four layers"), 1):
@@ -234,7 +220,7 @@ def _serial(outcome: Outcome) -> Finding:
     return Finding(value, interval, 1.0, _verdict(interval[0] >= 0.9), note)
 
 
-@_long_enough
+@long_enough
 def _parallel(outcome: Outcome) -> Finding:
     accuracy = _last(outcome, "by_last_pair", "three layers").sel(length=3)
     value, interval = lowest_cell(accuracy)
@@ -249,7 +235,7 @@ def _parallel(outcome: Outcome) -> Finding:
     return Finding(value, interval, 1.0, verdict, note)
 
 
-@_long_enough
+@long_enough
 def _last_pair(outcome: Outcome) -> Finding:
     accuracy = _last(outcome, "by_last_pair", "three layers").sel(length=2)
     value, interval = mean_interval(
@@ -259,7 +245,7 @@ def _last_pair(outcome: Outcome) -> Finding:
     return Finding(value, interval, None, _verdict(interval[0] >= 0.5), f"accuracy on two steps, {means}")
 
 
-@_long_enough
+@long_enough
 def _orders_differ(outcome: Outcome) -> Finding:
     longest = _last(outcome, "longest", "three layers")
     value, interval = mean_interval((longest.sel(order=ORDERS[0]) - longest.sel(order=ORDERS[1])).values)
@@ -267,7 +253,7 @@ def _orders_differ(outcome: Outcome) -> Finding:
     return Finding(value, interval, None, _verdict(interval[0] >= 0.2), f"within minus beyond reach; {means}")
 
 
-@_long_enough
+@long_enough
 def _without_mask(outcome: Outcome) -> Finding:
     free, masked = (_last(outcome, "by_last_pair", arm) for arm in ("three layers, no mask", "three layers"))
     gap = (free.sel(last_pair=LAST_PAIRS[0]) - free.sel(last_pair=LAST_PAIRS[1])).sel(length=2)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from sims import plotting
 from sims.outcome import Outcome
 from theory.parallel_reasoning import bounds
+from theory.parallel_reasoning.rings import ring_accuracy
 
 
 def shorter_chains(outcome: Outcome) -> Figure:
@@ -29,6 +30,7 @@ def shorter_chains(outcome: Outcome) -> Figure:
 def rings(outcome: Outcome) -> Figure:
     """Accuracy at the last step by the number of steps, a point a run: chains, and the same closed to rings.
 
+    Bars: on rings, a reader that follows as far as the theorem allows and guesses among what it does not know.
     A panel for each length of chains. Where there are masks, the runs without one are drawn.
     """
     last, config = outcome.measured.isel(step=-1), outcome.configs[0]
@@ -38,10 +40,13 @@ def rings(outcome: Outcome) -> Figure:
         last = last.expand_dims(missing=[0])
     figure, axes = plotting.panels(1, last.sizes["missing"], width=4.0, height=2.9, sharey=True)
     for one, missing in zip(axes[0], last["missing"].values, strict=True):
-        there = last.sel(missing=missing)
+        there, size = last.sel(missing=missing), config.n_pairs - int(missing)
+        for number in (int(each) for each in there["steps"].values if each < size):
+            level = float(ring_accuracy(size, number, bounds(config.depth).upper))
+            one.bar(number, level, 0.8, color="0.9", zorder=0, label="rules and exclusion")
         for place, (kind, name) in enumerate((("chains", "accuracy"), ("rings", "on_rings"))):
             _points(one, there[name], 0.3 * (place - 0.5), plotting.PALETTE[place], kind)
-        _finish(one, outcome, f"{config.n_pairs - int(missing)} pairs", first=one is axes[0, 0])
+        _finish(one, outcome, f"{size} pairs", first=one is axes[0, 0])
     plotting.shared_legend(figure, axes[0, 0])
     return figure
 

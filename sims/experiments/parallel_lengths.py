@@ -196,7 +196,7 @@ def _both_sides(outcome: Outcome) -> Finding:
 @long_enough
 @where_asked(more_than_allowed)
 def _lost_on_rings(outcome: Outcome) -> Finding:
-    """Rings of one pair less: with three layers each token there is known, and five steps on is as well four steps back."""
+    """On rings of one pair less, where `theory.parallel_reasoning.rings.ring_accuracy` of the theorem's reach is 0."""
     over = more_than_allowed(outcome.configs[0].depth)
     last = outcome.measured.isel(step=-1).sel(missing=1)
     value, interval = mean_interval((last["accuracy"] - last["on_rings"]).sel(steps=over).values)

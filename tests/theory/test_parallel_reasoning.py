@@ -35,6 +35,7 @@ from theory.parallel_reasoning import (
     shortest_order,
     upper_bound_probability,
 )
+from theory.parallel_reasoning.rings import ring_accuracy
 from theory.symbols import SYMBOLS, symbol
 
 DEPTHS = range(2, 7)
@@ -392,6 +393,32 @@ def test_the_best_guess_by_trying_all_sentences_of_a_small_task() -> None:
     best = sum(max(labels.values()) for labels in seen.values())
     total = math.factorial(6) * len(task.starts)
     assert guessing_accuracy(task, 1) == Fraction(best, total)
+
+
+@pytest.mark.parametrize("n_tokens", [2, 3, 5, 9, 10, 16])
+@pytest.mark.parametrize("reach", [0, 1, 4, 7, 13])
+def test_on_a_ring_what_is_known_is_walked_to_in_both_directions(n_tokens: int, reach: int) -> None:
+    """By walking: what is left is all that no walk of `reach` steps, forwards or backwards, comes to."""
+    known = {place % n_tokens for place in range(-reach, reach + 1)}
+    for label in range(1, n_tokens):
+        left = [one for one in range(n_tokens) if one not in known]
+        expected = Fraction(1, len(left)) if label in left else Fraction(int(label <= reach))
+        assert ring_accuracy(n_tokens, label, reach) == expected
+
+
+def test_rings_of_two_lengths_tell_exclusion_from_following() -> None:
+    """Three layers without the mask and five steps: found by exclusion on ten tokens, ruled out on nine."""
+    four = bounds(3).upper
+    assert [ring_accuracy(size, 5, four) for size in (11, 10, 9)] == [Fraction(1, 2), 1, 0]
+    assert ring_accuracy(10, 5, 5) == ring_accuracy(9, 5, 5) == 1
+    for arguments, message in (
+        ((1, 1, 1), r"n_tokens is 1; it must be at least 2\."),
+        ((5, 5, 1), "n_steps is 5; it must be less than n_tokens, which is 5."),
+        ((5, 0, 1), r"n_steps is 0; it must be at least 1\."),
+        ((5, 2, -1), r"reach is -1; it must be at least 0\."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ring_accuracy(*arguments)
 
 
 def test_places_help_a_guesser_on_short_orders_as_far_as_stated() -> None:

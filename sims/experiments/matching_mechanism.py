@@ -287,6 +287,22 @@ def _edge_cut(measured: xr.Dataset) -> Finding:
     )  # fmt: skip
 
 
+@where_solved
+def _not_overwritten(measured: xr.Dataset) -> Finding:
+    if measured.sizes["matching"] < 2:
+        note = "with one layer that matches there is nothing to overwrite"
+        return Finding(np.nan, (np.nan, np.nan), None, "not_measured", note)
+    last = measured["buffers"].isel(matching=-1).sel(key_buffer="0")
+    written = str(measured["query_buffer"].values[-1])
+    new, old = (last.sel(query_buffer=one).values for one in (written, "raw"))
+    value, interval = mean_interval(new - old)
+    return Finding(
+        value, interval, None, "holds" if interval[0] >= 0.2 else "fails",
+        "alignment, in the last layer, of the kernel from the buffer written last minus that from the raw query; "
+        f"{new.mean():.2f} and {old.mean():.2f}",
+    )  # fmt: skip
+
+
 def _new_tokens(outcome: Outcome) -> Finding:
     value, interval = mean_interval(outcome.measured["accuracy"].sel(pairs="new tokens").isel(step=-1).values)
     return Finding(
@@ -323,6 +339,13 @@ CLAIMS = (
         "The matched edge carries the step: without it the chain is lost, without another edge it is not.",
         "Cutting it costs at least 0.3 of accuracy on unseen pairs more than cutting the edge to another pair.",
         _edge_cut,
+    ),
+    Claim(
+        "W8",
+        WANG,
+        "The token found by one layer does not overwrite the one that the query held: the next layer matches the new one alone.",
+        "Last layer: alignment of the kernel from the buffer written last higher by 0.2 than of that from the raw query.",
+        _not_overwritten,
     ),
     Claim(
         "W1.4",

@@ -50,8 +50,8 @@ LAPTOP = Config(
     mixed=True,
     n_tokens=200,
     normalisation="pre",
-    final_step=3000,
-    n_probes=12,
+    final_step=2000,
+    n_probes=10,
     n_evaluation=1000,
 )
 SMALL: dict[str, Any] = asdict(LAPTOP) | {

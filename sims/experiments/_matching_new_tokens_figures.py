@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import xarray as xr
 from matplotlib.figure import Figure
 
 from sims import plotting
@@ -11,13 +12,25 @@ from theory.parallel_reasoning import ChainTask, guessing_accuracy
 KINDS = {"seen": "seen pairs", "unseen": "unseen pairs", "new tokens": "new tokens"}
 
 
+def by_arm(outcome: Outcome) -> xr.DataArray:
+    """Accuracy with an axis `train_embedding`, also where there is one value only."""
+    accuracy = outcome.measured["accuracy"]
+    if "train_embedding" in accuracy.dims:
+        return accuracy
+    return accuracy.expand_dims(train_embedding=[outcome.configs[0].train_embedding])
+
+
 def learning(outcome: Outcome) -> Figure:
     """A row a number of steps, a column an arm; dashed: the best guess of a reader who is one step short.
 
     Hollow points: new tokens, answers among new tokens alone.
     """
-    accuracy, config = outcome.measured["accuracy"], outcome.configs[0]
-    arms = [(trained, tokens) for trained in (False, True) for tokens in accuracy["n_tokens"].values]
+    accuracy, config = by_arm(outcome), outcome.configs[0]
+    arms = [
+        (trained, tokens)
+        for trained in accuracy["train_embedding"].values
+        for tokens in accuracy["n_tokens"].values
+    ]
     numbers = [int(one) for one in accuracy["steps"].values]
     figure, axes = plotting.panels(len(numbers), len(arms), width=2.7, height=2.5, sharex=True, sharey=True)
     for row, number in enumerate(numbers):

@@ -129,3 +129,22 @@ def test_claims_read_one_step_with_new_tokens_of_their_own_arm(scale: str) -> No
         accuracy.loc[arm] = 0.8
         assert verdicts(0.85, 0.9, 0.65, 0.6) == told
         accuracy.loc[arm] = 0.95
+
+
+def test_without_trained_embeddings_nothing_is_said_of_them() -> None:
+    plan = contract.plan("matching_new_tokens", "laptop")
+    axes: dict[str, Any] = {
+        **plan.grid,
+        "seed": [0, 1],
+        "pairs": ["seen", "unseen", "new tokens"],
+        "among": ["all tokens", "own kind"],
+        "steps": [1, 2],
+        "step": [200],
+    }
+    accuracy = xr.DataArray(
+        np.ones([len(one) for one in axes.values()]), {name: list(one) for name, one in axes.items()}
+    )
+    outcome = sims.Outcome(plan, xr.Dataset({"accuracy": accuracy}))
+    found = [claim.check(outcome) for claim in matching_new_tokens.CLAIMS]
+    assert [one.verdict for one in found] == ["holds", "fails", "not_measured"]
+    assert found[-1].note == "this scale trains no embeddings"

@@ -38,7 +38,8 @@ def rings(outcome: Outcome) -> Figure:
         last = last.sel(causal=bool(last["causal"].values.min()))
     if "missing" not in last.dims:
         last = last.expand_dims(missing=[0])
-    figure, axes = plotting.panels(1, last.sizes["missing"], width=4.0, height=2.9, sharey=True)
+    n_panels = last.sizes["missing"]
+    figure, axes = plotting.panels(1, n_panels, width=4.0 if n_panels > 1 else 6.0, height=2.9, sharey=True)
     for one, missing in zip(axes[0], last["missing"].values, strict=True):
         there, size = last.sel(missing=missing), config.n_pairs - int(missing)
         for number in (int(each) for each in there["steps"].values if each < size):

@@ -32,7 +32,9 @@ def learning(outcome: Outcome) -> Figure:
         for tokens in accuracy["n_tokens"].values
     ]
     numbers = [int(one) for one in accuracy["steps"].values]
-    figure, axes = plotting.panels(len(numbers), len(arms), width=2.7, height=2.5, sharex=True, sharey=True)
+    figure, axes = plotting.panels(
+        len(numbers), len(arms), width=2.7 if len(arms) > 2 else 4.2, height=2.5, sharex=True, sharey=True
+    )
     for row, number in enumerate(numbers):
         guess = float(guessing_accuracy(ChainTask(config.n_pairs, number, config.tail), number - 1))
         for column, (trained, tokens) in enumerate(arms):
@@ -50,7 +52,7 @@ def learning(outcome: Outcome) -> Figure:
                 color=plotting.PALETTE[len(KINDS) - 1],
                 markerfacecolor="none",
                 markersize=5,
-                label="new tokens, among themselves",
+                label="new, among themselves",
             )
             one.axhline(guess, color=plotting.COLOURS["limit"], linestyle="--", linewidth=1, label="a guess")
             title = f"{'trained' if trained else 'frozen'}, {int(tokens)} tokens"

@@ -59,6 +59,7 @@ def stages(outcome: Outcome) -> Figure:
             one, title=title, x="training step", y="steps answered" if one is panels[0][0] else ""
         )
         one.set_ylim(-0.4, config.n_steps + 0.4)
+        one.locator_params(axis="x", nbins=5)
         if one.get_legend_handles_labels()[1]:
             one.legend(loc="lower right", fontsize=9)
     return figure
